@@ -1,0 +1,59 @@
+"""Files that are never half written: temporary name, then rename; and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sdps.core.errors import SdpsError
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `target` and renames it to `target` if the body succeeds.
+
+    If the body raises (Ctrl-C included), the temporary file goes and `target` stays as it was.
+    The temporary name keeps the suffix, because encoders choose the format by it.
+
+    Raises:
+        SdpsError: the folder cannot be made or written to.
+    """
+    target = Path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SdpsError(f"Cannot make the folder {target.parent}: {error.strerror}.", "Choose another output folder.") from error
+    if not os.access(target.parent, os.W_OK):
+        raise SdpsError(f"The folder {target.parent} is not writable.", "Choose another output folder.")
+    temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(target: Path, data: bytes) -> None:
+    """Writes `data` to `target` atomically."""
+    with atomic_path(target) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_json(target: Path, value: Any) -> None:
+    """Writes `value` as indented UTF-8 JSON atomically."""
+    write_bytes(target, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def sha256_of(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while piece := stream.read(1 << 20):
+            digest.update(piece)
+    return digest.hexdigest()

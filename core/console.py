@@ -1,0 +1,63 @@
+"""How the commands speak: one console, one way to fail.
+
+Results go to standard output, talk and progress to standard error, so that pipes stay clean.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import sys
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any, TypeVar
+
+from sdps.core.errors import MissingDependency, SdpsError
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+EXTRA_OF = {
+    "cv2": "cpu",
+    "onnxruntime": "cpu",
+    "openvino": "cpu",
+    "onnx": "export",
+    "onnxscript": "export",
+    "safetensors": "export",
+    "torch": "export",
+    "skimage": "bench",
+    "pygame": "window",
+    "tensorrt_rtx": "rtx",
+}
+
+
+def need(module: str, extra: str = "") -> ModuleType:
+    """Imports an optional package, or says which extra brings it.
+
+    Raises:
+        MissingDependency: it is not installed, or its shared libraries do not load.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        extra = extra or EXTRA_OF.get(module.split(".")[0], "dev")
+        raise MissingDependency(f"{module} cannot be imported ({error}).", f"Install it with: pip install 'sdps[{extra}]'") from error
+
+
+def failing_clearly(command: Command) -> Command:
+    """Turns an SdpsError of a command into one line on standard error and its exit code."""
+
+    @functools.wraps(command)
+    def wrapped(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except SdpsError as error:
+            from rich.console import Console
+
+            Console(stderr=True, soft_wrap=True, highlight=False).print("[bold red]error:[/]", end=" ")
+            sys.stderr.write(f"{error}\n")
+            sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            sys.stderr.write("interrupted\n")
+            sys.exit(130)
+
+    return wrapped  # type: ignore[return-value]

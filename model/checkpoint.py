@@ -1,0 +1,243 @@
+"""Checkpoints: the authors' `.pth` layout and our safetensors, and a network from either.
+
+Hyperparameters are read from the weights' shapes. `PUBLISHED` says, block by block, what the
+authors call the children that we call otherwise; from it follow the names of every weight.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sdps.core.artifact import atomic_path
+from sdps.core.console import need
+from sdps.core.errors import CheckpointError
+from sdps.model import psfnet as net
+from sdps.model.psfnet import PSF_SIZE, SDPSFNet, SDPSFNetConfig
+
+# {i}, {n}, {m}: the index in a list, the index + 1, the index + 2. {last}: the ORB's CAB count.
+PUBLISHED: dict[type[nn.Module], dict[str, str]] = {
+    net.ChannelAttention: {"squeeze": "conv_du.0", "excite": "conv_du.2"},
+    net.CAB: {"conv1": "body.0", "act": "body.1", "conv2": "body.2", "attention": "CA"},
+    net.Gate: {"squeeze": "gate.1", "act": "gate.2", "excite": "gate.3"},
+    net.SAM: {"conv_features": "conv1", "conv_image": "conv2", "conv_attention": "conv3"},
+    net.ShallowFeature: {"conv_in": "shallow_feat.0", "cab": "shallow_feat.1", "conv_out": "conv"},
+    net.Down: {"stride": "down.0", "widen": "down.1"},
+    net.Up: {"stride": "up.0", "narrow": "up.1"},
+    net.Encoder: {"levels": "encoder_level{n}", "downs": "down{n}{m}", "gates": "encoder_gate{n}"},
+    net.PSFHead: {"predictors": "predictors.{i}.1", "cab": "fusion.0", "expand": "fusion.1"},
+    net.PSFAttention: {
+        "reduce1": "psf_channel_reducer.reducer.0",
+        "reduce2": "psf_channel_reducer.reducer.2",
+        "encode1": "psf_encoder.0",
+        "encode2": "psf_encoder.2",
+        "affine1": "channel_fc.0",
+        "affine2": "channel_fc.2",
+        "spatial1": "spatial_att.0",
+        "spatial2": "spatial_att.2",
+    },
+    net.PSFAB: {"conv1": "body.0", "act": "body.1", "conv2": "body.2", "attention": "PSFA"},
+    net.Decoder: {
+        "psf_blocks": "decoer_psf{n}",  # so spelled
+        "levels": "decoder_level{n}",
+        "skips": "skip_attn{n}",
+        "ups": "up{m}{n}",
+    },
+    net.CSFF: {
+        "fuse": "update_gates.{i}.0",
+        "update": "update_gates.{i}.1",
+        "conv1": "update_gates.{i}.2",
+        "conv2": "update_gates.{i}.3",
+    },
+    net.UStage: {"shallow": "shallow_feat", "csff": "CSFF"},
+    net.ORB: {"cabs": "body.{i}", "conv": "body.{last}"},
+    net.ORStage: {
+        "shallow": "shallow_feat",
+        "orbs": "osrnet.orb{n}",
+        "up1": "osrnet.up_enc1",
+        "up2": "osrnet.up_enc2.{i}",
+        "unused_up1": "osrnet.up_dec1",
+        "unused_up2": "osrnet.up_dec2.{i}",
+        "laterals": "osrnet.conv{n}",
+    },
+}
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "net")
+
+
+def published_names(network: SDPSFNet) -> dict[str, str]:
+    """Maps each of our `state_dict` keys to the authors' key. A bijection, aliases included."""
+
+    def walk(module: nn.Module, ours: str, theirs: str) -> dict[str, str]:
+        names = {ours + leaf: theirs + leaf for leaf, _ in module.named_parameters(recurse=False)}
+        # A list, unlike named_children(), repeats the shared PReLU wherever it stands.
+        for name, child in module._modules.items():
+            if child is None:
+                continue
+            template = PUBLISHED.get(type(module), {}).get(name, name)
+            last = len(child) if isinstance(child, nn.Sequential) else len(getattr(module, "cabs", ()))
+            if re.search(r"\{[inm]\}", template):
+                for i, part in enumerate(child.children()):
+                    label = template.format(i=i, n=i + 1, m=i + 2)
+                    names |= walk(part, f"{ours}{name}.{i}.", f"{theirs}{label}.")
+            else:
+                names |= walk(child, f"{ours}{name}.", f"{theirs}{template.format(last=last)}.")
+        return names
+
+    return walk(network, "", "")
+
+
+def to_published(network: SDPSFNet) -> dict[str, Tensor]:
+    """The network's weights under the authors' keys, in their layout (891 keys for tau = 3)."""
+    names = published_names(network)
+    return {names[key]: value for key, value in network.state_dict().items()}
+
+
+def infer_config(state: Mapping[str, Tensor]) -> SDPSFNetConfig:
+    """Reads the hyperparameters from shapes; `state` has the authors' keys.
+
+    Raises:
+        CheckpointError: the keys that decide them are missing.
+    """
+
+    def shape(key: str) -> torch.Size:
+        try:
+            return state[key].shape
+        except KeyError:
+            raise CheckpointError(f"No SD-PSFNet checkpoint: the key {key} is missing.", _first_keys(state)) from None
+
+    features = shape("stage_in.shallow_feat.shallow_feat.0.weight")[0]
+    stages = [int(m[1]) for key in state if (m := re.match(r"stage_mid\.(\d+)\.", key))]
+    cabs = [int(m[1]) for key in state if (m := re.match(r"stage_osr\.osrnet\.orb1\.body\.(\d+)\.body\.0\.", key))]
+    return SDPSFNetConfig(
+        tau=max(stages, default=-1) + 1,
+        features=features,
+        scale_unet=shape("stage_in.encoder.encoder_level2.0.body.0.weight")[0] - features,
+        scale_orb=shape("stage_osr.shallow_feat.conv.weight")[0] - features,
+        cabs=max(cabs, default=-1) + 1,
+        reduction=features // max(1, shape("stage_in.encoder.encoder_level1.0.CA.conv_du.0.weight")[0]),
+        psf_channels=shape("stage_in.psf.fusion.1.weight")[0] // PSF_SIZE**2,
+    )
+
+
+def load_checkpoint(path: str | Path) -> SDPSFNet:
+    """Loads an SD-PSFNet from the authors' `.pth` layout or from safetensors.
+
+    Args:
+        path: A `.pth`/`.pt` file (plain, or wrapped in `state_dict`, `model`, `params`, with or
+            without `module.` prefixes), read with `weights_only=True` and never otherwise; or a
+            `.safetensors` file, in the authors' keys or in ours.
+
+    Returns:
+        The network in eval mode, float32, on the CPU, tau and widths as the shapes say.
+
+    Raises:
+        CheckpointError: no such file, not readable without running code, keys missing or
+            unknown, shapes that do not fit, or weights that are not finite.
+    """
+    path = Path(path)
+    state = _strip_prefixes(_unwrap(_read(path)))
+    if any(key.startswith("stage_in.shallow.") for key in state):
+        state = _from_ours(state)
+    network = SDPSFNet(infer_config(state))
+    names = published_names(network)
+    _check(path, state, {names[key]: value.shape for key, value in network.state_dict().items()})
+    network.load_state_dict({ours: state[theirs].float() for ours, theirs in names.items()}, strict=True)
+    return network.eval().requires_grad_(False)
+
+
+def save_checkpoint(network: SDPSFNet, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes the weights as safetensors under our keys, the shared slope once, atomically."""
+    need("safetensors")
+    from safetensors.torch import save_file
+
+    tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.named_parameters()}
+    with atomic_path(Path(path)) as temporary:
+        save_file(tensors, temporary, metadata=dict(metadata or {}))
+
+
+def _read(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"There is no file {path}.", "Give the path of a .pth or .safetensors checkpoint.")
+    try:
+        if path.suffix == ".safetensors":
+            need("safetensors")
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(
+            f"{path} holds objects that only running its code could load, so it was not loaded.",
+            "Save the bare state dict: torch.save(network.state_dict(), path).",
+        ) from None
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}.", "Is the download complete?") from None
+
+
+def _unwrap(loaded: Any) -> dict[str, Tensor]:
+    for _ in range(3):
+        if isinstance(loaded, Mapping):
+            inner = next((loaded[w] for w in WRAPPERS if isinstance(loaded.get(w), Mapping)), None)
+            if inner is None:
+                break
+            loaded = inner
+    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()) or not loaded:
+        kind = type(loaded).__name__
+        raise CheckpointError(f"No SD-PSFNet checkpoint: found a {kind} where a state dict of tensors belongs.")
+    return dict(loaded)
+
+
+def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in ("module.", "_orig_mod.", "model.", "net.", "module."):
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return state
+
+
+def _from_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our keys to the authors'; the slope is stored once and comes back under all its aliases."""
+    tau = len({m[1] for key in state if (m := re.match(r"stage_mid\.(\d+)\.", key))})
+    cabs = len({m[1] for key in state if (m := re.match(r"stage_osr\.orbs\.0\.cabs\.(\d+)\.", key))})
+    # Names depend on tau and the number of CABs only, so the smallest widths do.
+    names = published_names(SDPSFNet(SDPSFNetConfig(tau=tau, features=4, scale_unet=4, scale_orb=4, cabs=cabs)))
+    slope = next((value for key, value in state.items() if key.endswith(".act.weight")), None)
+    if slope is not None:
+        state = {key: slope for key in names if key.endswith(".act.weight")} | state
+    return {names.get(key, key): value for key, value in state.items()}
+
+
+def _check(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
+    missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
+    if missing or unknown:
+        raise CheckpointError(f"{path} is no SD-PSFNet checkpoint: {_some('missing', missing)}{_some('unknown', unknown)}".rstrip())
+    for key, shape in expected.items():
+        if state[key].shape != shape:
+            raise CheckpointError(
+                f"{path}: {key} has shape {tuple(state[key].shape)} where the other weights call for {tuple(shape)}.",
+                "The file mixes weights of different networks.",
+            )
+    for key, value in state.items():
+        if not torch.isfinite(value).all():
+            raise CheckpointError(f"{path}: {key} holds NaN or infinite weights.", "Take an earlier checkpoint of the training run.")
+    slopes = {value.item() for key, value in state.items() if value.numel() == 1 and value.dim() == 1 and "spatial_att" not in key}
+    if len(slopes) > 1:
+        raise CheckpointError(f"{path}: the shared PReLU has {len(slopes)} different slopes.", "SD-PSFNet shares one.")
+
+
+def _some(label: str, keys: list[str]) -> str:
+    if not keys:
+        return ""
+    shown = ", ".join(keys[:3]) + (", ..." if len(keys) > 3 else "")
+    return f"{len(keys)} keys {label} ({shown}). "
+
+
+def _first_keys(state: Mapping[str, Tensor]) -> str:
+    return "It has keys such as " + ", ".join(list(state)[:3]) + "."

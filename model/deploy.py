@@ -1,0 +1,77 @@
+"""From image to image around the network: what every backend would otherwise repeat."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdps.core.spec import STRIDE, Size
+
+MEAN = (0.485, 0.456, 0.406)
+"""ImageNet mean of RGB in [0, 1] (NETWORK.md)."""
+STD = (0.229, 0.224, 0.225)
+"""ImageNet standard deviation."""
+
+
+def normalise(image: Tensor) -> Tensor:
+    """[B,3,H,W] RGB in [0,1] to the network's space."""
+    return (image - _channels(MEAN, image)) / _channels(STD, image)
+
+
+def denormalise(image: Tensor) -> Tensor:
+    """The network's space to [B,3,H,W] RGB, nominally in [0,1], not clamped."""
+    return image * _channels(STD, image) + _channels(MEAN, image)
+
+
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, 3, 1, 1)
+
+
+class DeployNet(nn.Module):
+    """uint8 picture in, uint8 picture out, with the network between.
+
+    forward: uint8 [B,H,W,3] RGB to uint8 [B,H,W,3] RGB. Rounds to the nearest level.
+
+    Args:
+        network: An `SDPSFNet`, or any module from a normalised [B,3,H,W] to a list of images or
+            one image in the same space.
+        size: With a size that the stride does not divide, the picture is reflected at the
+            bottom and right and the result cropped, inside the graph. Without a size, heights
+            and widths must be multiples of 4 (the runtime pads and crops: NVIDIA.md says why
+            a dynamic graph cannot).
+        stage: Which of the network's outputs to return; -1 is the result.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module, size: Size | None = None, stage: int = -1) -> None:
+        super().__init__()
+        self.network = network
+        self.stage = stage
+        # One multiply and one add from levels to the network's space, and back.
+        self.register_buffer("scale", (255.0 * torch.tensor(STD)).view(1, 3, 1, 1))
+        self.register_buffer("shift", (255.0 * torch.tensor(MEAN)).view(1, 3, 1, 1))
+        self.crop = size
+        self.pad = (size.padded.width - size.width, size.padded.height - size.height) if size else (0, 0)
+
+    def forward(self, image: Tensor) -> Tensor:
+        # Cast before anything else: TensorRT refuses a transpose of uint8 (NVIDIA.md).
+        x = image.to(torch.float32).permute(0, 3, 1, 2)  # [B,3,H,W], 0..255
+        x = (x - self.shift) / self.scale
+        if any(self.pad):
+            x = F.pad(x, (0, self.pad[0], 0, self.pad[1]), mode="reflect")
+        y = self.network(x)
+        if isinstance(y, (list, tuple)):
+            y = y[self.stage]
+        if any(self.pad) and self.crop:
+            y = y[:, :, : self.crop.height, : self.crop.width]
+        y = (y * self.scale + self.shift).clamp(0, 255).round()
+        return y.permute(0, 2, 3, 1).to(torch.uint8)
+
+
+def pad_to_stride(x: Tensor) -> Tensor:
+    """Reflects [B,C,H,W] at the bottom and right up to the next multiple of 4."""
+    pad_h, pad_w = -x.shape[2] % STRIDE, -x.shape[3] % STRIDE
+    return F.pad(x, (0, pad_w, 0, pad_h), mode="reflect") if pad_h or pad_w else x

@@ -1,0 +1,25 @@
+"""sdps: SD-PSFNet image deraining, from a PyTorch checkpoint to a live camera.
+
+>>> from sdps import Derainer
+>>> clean = Derainer.load()(rainy)  # rainy, clean: (H, W, 3) uint8 RGB
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sdps.core.version import __version__
+
+if TYPE_CHECKING:
+    from sdps.runtime.derainer import Derainer
+
+__all__ = ["Derainer", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    # Lazy, so that `import sdps` costs nothing and `--help` answers at once.
+    if name == "Derainer":
+        from sdps.runtime.derainer import Derainer
+
+        return Derainer
+    raise AttributeError(f"module 'sdps' has no attribute {name!r}")
