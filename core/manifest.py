@@ -1,0 +1,76 @@
+"""The description that every exported graph carries in its own metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sdps.core.errors import ModelError
+from sdps.core.spec import Size
+
+FORMAT = "1"
+PREFIX = "sdps."
+INPUT, OUTPUT = "image", "restored"
+"""Names of the graph's input and output: uint8 [N,H,W,3] RGB each."""
+
+
+@dataclass(frozen=True)
+class GraphManifest:
+    """What a graph is made of and what it expects.
+
+    Attributes:
+        name: The model's name, e.g. 'sdps-nano'.
+        weights_sha256: SHA-256 of the checkpoint file that it was exported from.
+        architecture: e.g. 'SDPSFNet'.
+        config: Hyperparameters (tau, widths, ...).
+        precision: 'fp32', 'fp16' or 'int8'.
+        size: 'HxW' of a fixed graph, 'dynamic' of one that takes any multiple of 4.
+        mean, std: Normalisation inside the graph, of RGB in [0, 1].
+        macs: Multiply-accumulates of convolutions and matrix products at 256x256.
+        sdps_version: Version of the tool that wrote it.
+        drift: Measured against PyTorch FP32 at export: psnr_db, max_levels, mean_levels, picture.
+    """
+
+    name: str
+    weights_sha256: str
+    architecture: str
+    config: dict[str, Any]
+    precision: str
+    size: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    sdps_version: str
+    macs: int = 0
+    drift: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def fixed_size(self) -> Size | None:
+        """The only size that the graph takes, or None if it is dynamic."""
+        return None if self.size == "dynamic" else Size.parse(self.size)
+
+    def to_metadata(self) -> dict[str, str]:
+        """As ONNX metadata: strings, structured values as JSON."""
+        values = {"format": FORMAT, **self.__dict__}
+        return {PREFIX + k: v if isinstance(v, str) else json.dumps(v) for k, v in values.items()}
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], source: str = "the graph") -> GraphManifest:
+        """Reads it back from a graph's metadata; `source` names the graph in errors.
+
+        Raises:
+            ModelError: the graph was not written by sdps, or by one too new.
+        """
+        written_as = metadata.get(PREFIX + "format")
+        if written_as is None:
+            raise ModelError(f"{source} carries no sdps description.", "Make it with sdps-export.")
+        if written_as != FORMAT:
+            raise ModelError(f"{source} has description format {written_as}, this sdps reads {FORMAT}.", "Export it again.")
+        try:
+            text = {key: metadata[PREFIX + key] for key in ("name", "weights_sha256", "architecture", "precision", "size", "sdps_version")}
+            parsed = {key: json.loads(metadata[PREFIX + key]) for key in ("config", "mean", "std", "macs", "drift")}
+        except (KeyError, json.JSONDecodeError) as error:
+            raise ModelError(f"The sdps description of {source} is damaged ({error}).", "Export it again.") from None
+        parsed |= {"mean": tuple(parsed["mean"]), "std": tuple(parsed["std"])}
+        return cls(**text, **parsed)

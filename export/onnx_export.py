@@ -1,0 +1,116 @@
+"""A network to one ONNX graph, from uint8 picture to uint8 picture.
+
+One recipe for ONNX Runtime, OpenVINO, TensorRT 10.3+, 11 and TensorRT-RTX: precision is what the
+graph's tensors say (the newer NVIDIA builders know nothing else), opset 18, no external data.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+
+import onnx
+import torch
+from torch import nn
+
+from sdps.core.errors import ExportError
+from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
+from sdps.core.spec import STRIDE, Size
+from sdps.export.precision import to_fp16
+from sdps.model.deploy import DeployNet
+
+OPSET = 18
+PRECISIONS = ("fp32", "fp16")
+TRACE_SIZE = Size(64, 96)
+"""Size that a dynamic graph is traced at; unequal sides keep height and width apart."""
+
+
+def export_graph(network: nn.Module, manifest: GraphManifest) -> onnx.ModelProto:
+    """Traces `network` into an ONNX model of the size and precision that `manifest` names.
+
+    Args:
+        network: Eval-mode module from normalised float [N,3,H,W] to one image or a list of them
+            in the same space, of which the last is exported.
+        manifest: Written into the graph's metadata.
+
+    Returns:
+        A checked model: input `image` uint8 [N,H,W,3] RGB, output `restored` likewise. Fixed
+        graphs have N = 1; dynamic ones take any N, and H and W in multiples of 4.
+
+    Raises:
+        ExportError: the tracer or the ONNX checker refuses the network.
+    """
+    size = manifest.fixed_size
+    deploy = DeployNet(network, size).eval()
+    height, width = (size.height, size.width) if size else (TRACE_SIZE.height, TRACE_SIZE.width)
+    # Two pictures where the batch is dynamic: the tracer takes a batch of one for a constant.
+    picture = torch.zeros(1 if size else 2, height, width, 3, dtype=torch.uint8)
+    shapes = None
+    if size is None:
+        n, h, w = (torch.export.Dim(name, min=1, max=4096) for name in ("n", "h", "w"))
+        shapes = ({0: n, 1: STRIDE * h, 2: STRIDE * w, 3: torch.export.Dim.STATIC},)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                deploy,
+                (picture,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                dynamic_shapes=shapes,
+                dynamo=True,
+                verbose=False,
+            )
+        assert program is not None
+        model = program.model_proto
+    except Exception as error:
+        raise ExportError(f"The network could not be traced to ONNX: {_first_line(error)}") from error
+    _forget_python(model)
+    if manifest.precision == "fp16":
+        model = to_fp16(model)
+    describe(model, manifest)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"The exported graph is not valid ONNX: {_first_line(error)}") from error
+    return model
+
+
+def describe(model: onnx.ModelProto, manifest: GraphManifest) -> None:
+    """Writes (or replaces) the graph's description of itself."""
+    onnx.helper.set_model_props(model, manifest.to_metadata())
+    model.producer_name, model.producer_version = "sdps", manifest.sdps_version
+
+
+def _forget_python(model: onnx.ModelProto) -> None:
+    """Drops the tracer's notes (stack traces, paths of this machine); half of a small file is that."""
+    for node in model.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for values in (model.graph.value_info, model.graph.initializer, model.graph.input, model.graph.output, [model.graph]):
+        for value in values:
+            del value.metadata_props[:]
+            value.doc_string = ""
+    del model.functions[:]
+
+
+def _first_line(error: Exception) -> str:
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The tracer's own chatter (absent torchvision, deprecations) says nothing to a user."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,62 @@
+"""Small real networks and graphs that many tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from sdps import __version__
+from sdps.core.frame import Image
+from sdps.core.manifest import GraphManifest
+from sdps.export.onnx_export import export_graph
+from sdps.model import SDPSFNet, SDPSFNetConfig
+from sdps.model.deploy import MEAN, STD
+
+TINY = SDPSFNetConfig(tau=1, features=8, scale_unet=4, scale_orb=4, cabs=1)
+
+
+@pytest.fixture(scope="session")
+def tiny_network() -> SDPSFNet:
+    """A random network, small enough to run in milliseconds, that changes the picture mildly."""
+    torch.manual_seed(0)
+    network = SDPSFNet(TINY).eval().requires_grad_(False)
+    # The last residual stays small, as in a trained net, so outputs are not clipped everywhere.
+    network.stage_osr.tail.weight.mul_(0.2)
+    return network
+
+
+@pytest.fixture(scope="session")
+def graph_path(tiny_network: SDPSFNet, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """graph_path('fp32', '64x96') or ('fp16', 'dynamic'): the tiny network as an ONNX file, made once."""
+    made: dict[tuple[str, str], Path] = {}
+
+    def make(precision: str = "fp32", size: str = "dynamic") -> Path:
+        key = (precision, size)
+        if key not in made:
+            path = tmp_path_factory.mktemp("graphs") / f"tiny-{precision}-{size}.onnx"
+            manifest = GraphManifest(
+                "tiny", "0" * 64, "SDPSFNet", dict(TINY.__dict__), precision, size, MEAN, STD, __version__
+            )
+            onnx.save(export_graph(tiny_network, manifest), path)
+            made[key] = path
+        return made[key]
+
+    return make
+
+
+@pytest.fixture
+def picture() -> Callable[[int, int], Image]:
+    """picture(height, width): a smooth, colourful test picture with some texture, the same every time."""
+
+    def make(height: int, width: int) -> Image:
+        y, x = np.mgrid[0:height, 0:width].astype(np.float32)
+        waves = [128 + 90 * np.sin(x / 17 + i) * np.cos(y / (11 + 3 * i)) for i in range(3)]
+        noise = np.random.default_rng(7).normal(0, 8, (height, width, 3))
+        return np.clip(np.stack(waves, 2) + noise, 0, 255).astype(np.uint8)
+
+    return make
