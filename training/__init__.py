@@ -1,0 +1,1 @@
+"""Rain, photographs and the loop that makes weights."""

@@ -1,0 +1,67 @@
+"""The paper's loss: Charbonnier + 0.05 edge + 0.01 frequency, summed over all stage outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EPSILON = 1e-3
+
+
+def charbonnier(x: Tensor, y: Tensor) -> Tensor:
+    """mean sqrt((x - y)^2 + eps^2), a smooth L1."""
+    return torch.sqrt((x - y) ** 2 + EPSILON**2).mean()
+
+
+def frequency(x: Tensor, y: Tensor) -> Tensor:
+    """mean |FFT2(x) - FFT2(y)|, unnormalised transform."""
+    return torch.fft.rfft2(x - y).abs().mean()
+
+
+class EdgeLoss(nn.Module):
+    """Charbonnier between one level of the Laplacian pyramids of two images."""
+
+    kernel: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        taps = torch.tensor([0.05, 0.25, 0.4, 0.25, 0.05])
+        self.register_buffer("kernel", torch.outer(taps, taps).expand(3, 1, 5, 5).contiguous())
+
+    def blur(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="replicate"), self.kernel, groups=3)
+
+    def laplacian(self, x: Tensor) -> Tensor:
+        low = self.blur(x)
+        spread = torch.zeros_like(low)
+        spread[:, :, ::2, ::2] = 4 * low[:, :, ::2, ::2]  # decimate by 2, zero-insert
+        return x - self.blur(spread)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        # The Laplacian is linear, so that of the difference is the difference of the two.
+        return torch.sqrt(self.laplacian(x - y) ** 2 + EPSILON**2).mean()
+
+
+class StageLoss(nn.Module):
+    """Sum of the three terms over all outputs of the network.
+
+    forward(outputs, target): list of [B,3,H,W] and [B,3,H,W], all in RGB 0..1; returns a scalar.
+    """
+
+    def __init__(self, edge: float = 0.05, frequency: float = 0.01) -> None:
+        super().__init__()
+        self.edge = EdgeLoss()
+        self.edge_weight, self.frequency_weight = edge, frequency
+
+    def forward(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
+        total = target.new_zeros(())
+        for output in outputs:
+            total = total + charbonnier(output, target)
+            if self.edge_weight:
+                total = total + self.edge_weight * self.edge(output, target)
+            if self.frequency_weight:
+                total = total + self.frequency_weight * frequency(output, target)
+        return total
