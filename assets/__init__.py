@@ -1,0 +1,1 @@
+"""Small samples with their licences beside them (LICENSES.md)."""
