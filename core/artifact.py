@@ -28,7 +28,9 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SdpsError(f"Cannot make the folder {target.parent}: {error.strerror}.", "Choose another output folder.") from error
+        raise SdpsError(
+            f"Cannot make the folder {target.parent}: {error.strerror}.", "Choose another output folder."
+        ) from error
     if not os.access(target.parent, os.W_OK):
         raise SdpsError(f"The folder {target.parent} is not writable.", "Choose another output folder.")
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")

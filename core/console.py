@@ -40,7 +40,9 @@ def need(module: str, extra: str = "") -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         extra = extra or EXTRA_OF.get(module.split(".")[0], "dev")
-        raise MissingDependency(f"{module} cannot be imported ({error}).", f"Install it with: pip install 'sdps[{extra}]'") from error
+        raise MissingDependency(
+            f"{module} cannot be imported ({error}).", f"Install it with: pip install 'sdps[{extra}]'"
+        ) from error
 
 
 def failing_clearly(command: Command) -> Command:

@@ -48,10 +48,12 @@ def check_image(image: Any) -> Image:
         )
     if image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise FrameError(
-            f"Expected shape (H, W, 3), got {image.shape}.", "Pass one RGB picture, not a batch or a grey one."
+            f"Expected shape (H, W, 3), got {image.shape}.",
+            "Pass one RGB picture, not a batch or a grey one.",
         )
     if image.dtype != np.uint8:
         raise FrameError(
-            f"Expected dtype uint8, got {image.dtype}.", "Scale the picture to 0..255 and convert it with .astype(numpy.uint8)."
+            f"Expected dtype uint8, got {image.dtype}.",
+            "Scale the picture to 0..255 and convert it with .astype(numpy.uint8).",
         )
     return np.ascontiguousarray(image)

@@ -66,11 +66,20 @@ class GraphManifest:
         if written_as is None:
             raise ModelError(f"{source} carries no sdps description.", "Make it with sdps-export.")
         if written_as != FORMAT:
-            raise ModelError(f"{source} has description format {written_as}, this sdps reads {FORMAT}.", "Export it again.")
+            raise ModelError(
+                f"{source} has description format {written_as}, this sdps reads {FORMAT}.", "Export it again."
+            )
         try:
-            text = {key: metadata[PREFIX + key] for key in ("name", "weights_sha256", "architecture", "precision", "size", "sdps_version")}
-            parsed = {key: json.loads(metadata[PREFIX + key]) for key in ("config", "mean", "std", "macs", "drift")}
+            text: dict[str, Any] = {
+                key: metadata[PREFIX + key]
+                for key in ("name", "weights_sha256", "architecture", "precision", "size", "sdps_version")
+            }
+            parsed: dict[str, Any] = {
+                key: json.loads(metadata[PREFIX + key]) for key in ("config", "mean", "std", "macs", "drift")
+            }
         except (KeyError, json.JSONDecodeError) as error:
-            raise ModelError(f"The sdps description of {source} is damaged ({error}).", "Export it again.") from None
+            raise ModelError(
+                f"The sdps description of {source} is damaged ({error}).", "Export it again."
+            ) from None
         parsed |= {"mean": tuple(parsed["mean"]), "std": tuple(parsed["std"])}
         return cls(**text, **parsed)

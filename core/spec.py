@@ -65,7 +65,8 @@ class ShapeRange:
             for size in (self.min, self.opt, self.max):
                 if size != size.padded:
                     raise UsageError(
-                        f"Dynamic size {size} is no multiple of {STRIDE}.", f"Use {size.padded}: the runtime pads and crops."
+                        f"Dynamic size {size} is no multiple of {STRIDE}.",
+                        f"Use {size.padded}: the runtime pads and crops.",
                     )
 
     @classmethod

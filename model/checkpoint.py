@@ -110,18 +110,29 @@ def infer_config(state: Mapping[str, Tensor]) -> SDPSFNetConfig:
         try:
             return state[key].shape
         except KeyError:
-            raise CheckpointError(f"No SD-PSFNet checkpoint: the key {key} is missing.", _first_keys(state)) from None
+            raise CheckpointError(
+                f"No SD-PSFNet checkpoint: the key {key} is missing.", _first_keys(state)
+            ) from None
 
     features = shape("stage_in.shallow_feat.shallow_feat.0.weight")[0]
     stages = [int(m[1]) for key in state if (m := re.match(r"stage_mid\.(\d+)\.", key))]
-    cabs = [int(m[1]) for key in state if (m := re.match(r"stage_osr\.osrnet\.orb1\.body\.(\d+)\.body\.0\.", key))]
+    cabs = [int(m[1]) for key in state if (m := re.match(r"stage_osr\.osrnet\.orb1\.body\.(\d+)\.CA\.", key))]
+    # C // r of every block: one alone would leave r open where it does not divide C.
+    squeezed = [
+        (value.shape[1], value.shape[0])
+        for key, value in state.items()
+        if key.endswith(".CA.conv_du.0.weight")
+    ]
+    reduction = next((r for r in range(1, features + 1) if all(c // r == s for c, s in squeezed)), 0)
+    if not squeezed or not reduction:
+        raise CheckpointError("No SD-PSFNet checkpoint: its channel attentions share no reduction.")
     return SDPSFNetConfig(
         tau=max(stages, default=-1) + 1,
         features=features,
         scale_unet=shape("stage_in.encoder.encoder_level2.0.body.0.weight")[0] - features,
         scale_orb=shape("stage_osr.shallow_feat.conv.weight")[0] - features,
         cabs=max(cabs, default=-1) + 1,
-        reduction=features // max(1, shape("stage_in.encoder.encoder_level1.0.CA.conv_du.0.weight")[0]),
+        reduction=reduction,
         psf_channels=shape("stage_in.psf.fusion.1.weight")[0] // PSF_SIZE**2,
     )
 
@@ -164,7 +175,14 @@ def save_checkpoint(network: SDPSFNet, path: str | Path, metadata: Mapping[str, 
 
 def _read(path: Path) -> Any:
     if not path.is_file():
-        raise CheckpointError(f"There is no file {path}.", "Give the path of a .pth or .safetensors checkpoint.")
+        raise CheckpointError(
+            f"There is no file {path}.", "Give the path of a .pth or .safetensors checkpoint."
+        )
+    with path.open("rb") as stream:
+        if stream.read(24).startswith(b"version https://git-lfs"):
+            raise CheckpointError(
+                f"{path} is a Git LFS pointer, not the weights.", "Fetch them with: git lfs pull"
+            )
     try:
         if path.suffix == ".safetensors":
             need("safetensors")
@@ -179,7 +197,9 @@ def _read(path: Path) -> Any:
         ) from None
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is not a readable checkpoint: {reason}.", "Is the download complete?") from None
+        raise CheckpointError(
+            f"{path} is not a readable checkpoint: {reason}.", "Is the download complete?"
+        ) from None
 
 
 def _unwrap(loaded: Any) -> dict[str, Tensor]:
@@ -189,9 +209,15 @@ def _unwrap(loaded: Any) -> dict[str, Tensor]:
             if inner is None:
                 break
             loaded = inner
-    if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()) or not loaded:
+    if (
+        not isinstance(loaded, Mapping)
+        or not all(isinstance(v, Tensor) for v in loaded.values())
+        or not loaded
+    ):
         kind = type(loaded).__name__
-        raise CheckpointError(f"No SD-PSFNet checkpoint: found a {kind} where a state dict of tensors belongs.")
+        raise CheckpointError(
+            f"No SD-PSFNet checkpoint: found a {kind} where a state dict of tensors belongs."
+        )
     return dict(loaded)
 
 
@@ -207,7 +233,9 @@ def _from_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
     tau = len({m[1] for key in state if (m := re.match(r"stage_mid\.(\d+)\.", key))})
     cabs = len({m[1] for key in state if (m := re.match(r"stage_osr\.orbs\.0\.cabs\.(\d+)\.", key))})
     # Names depend on tau and the number of CABs only, so the smallest widths do.
-    names = published_names(SDPSFNet(SDPSFNetConfig(tau=tau, features=4, scale_unet=4, scale_orb=4, cabs=cabs)))
+    names = published_names(
+        SDPSFNet(SDPSFNetConfig(tau=tau, features=4, scale_unet=4, scale_orb=4, cabs=cabs))
+    )
     slope = next((value for key, value in state.items() if key.endswith(".act.weight")), None)
     if slope is not None:
         state = {key: slope for key in names if key.endswith(".act.weight")} | state
@@ -217,19 +245,29 @@ def _from_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def _check(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, torch.Size]) -> None:
     missing, unknown = sorted(expected.keys() - state.keys()), sorted(state.keys() - expected.keys())
     if missing or unknown:
-        raise CheckpointError(f"{path} is no SD-PSFNet checkpoint: {_some('missing', missing)}{_some('unknown', unknown)}".rstrip())
+        lists = f"{_some('missing', missing)}{_some('unknown', unknown)}".rstrip()
+        raise CheckpointError(f"{path} is no SD-PSFNet checkpoint: {lists}")
     for key, shape in expected.items():
         if state[key].shape != shape:
             raise CheckpointError(
-                f"{path}: {key} has shape {tuple(state[key].shape)} where the other weights call for {tuple(shape)}.",
+                f"{path}: {key} has shape {tuple(state[key].shape)}, the other weights call for {tuple(shape)}.",
                 "The file mixes weights of different networks.",
             )
     for key, value in state.items():
         if not torch.isfinite(value).all():
-            raise CheckpointError(f"{path}: {key} holds NaN or infinite weights.", "Take an earlier checkpoint of the training run.")
-    slopes = {value.item() for key, value in state.items() if value.numel() == 1 and value.dim() == 1 and "spatial_att" not in key}
+            raise CheckpointError(
+                f"{path}: {key} holds NaN or infinite weights.",
+                "Take an earlier checkpoint of the training run.",
+            )
+    slopes = {
+        value.item()
+        for key, value in state.items()
+        if value.numel() == 1 and value.dim() == 1 and "spatial_att" not in key
+    }
     if len(slopes) > 1:
-        raise CheckpointError(f"{path}: the shared PReLU has {len(slopes)} different slopes.", "SD-PSFNet shares one.")
+        raise CheckpointError(
+            f"{path}: the shared PReLU has {len(slopes)} different slopes.", "SD-PSFNet shares one."
+        )
 
 
 def _some(label: str, keys: list[str]) -> str:

@@ -180,7 +180,9 @@ class PSFHead(nn.Module):
         super().__init__()
         self.channels = config.psf_channels
         taps = [k * k for k in PSF_SIZES]  # 9, 25, 49
-        self.predictors = nn.ModuleList(conv(c, k, 1, bias=True) for c, k in zip(config.widths, taps, strict=True))
+        self.predictors = nn.ModuleList(
+            conv(c, k, 1, bias=True) for c, k in zip(config.widths, taps, strict=True)
+        )
         self.cab = CAB(sum(taps), config.reduction, act)
         self.expand = conv(sum(taps), config.psf_channels * PSF_SIZE**2, 1, bias=True)
 
@@ -209,7 +211,9 @@ class PSFAttention(nn.Module):
         psf = self.reduce2(F.relu(self.reduce1(psf)))  # [B,K,7,7] -> [B,1,7,7]
         psf = psf / (psf.sum((2, 3), keepdim=True) + 1e-8)  # unit energy
         code = self.encode2(F.relu(self.encode1(psf))).mean((2, 3))  # [B,32]
-        gamma, beta = self.affine2(F.gelu(self.affine1(code))).unsqueeze(2).unsqueeze(3).chunk(2, 1)  # [B,C,1,1]
+        gamma, beta = (
+            self.affine2(F.gelu(self.affine1(code))).unsqueeze(2).unsqueeze(3).chunk(2, 1)
+        )  # [B,C,1,1]
         x = x * gamma + beta
         # Indices, not a slice: the tracer then keeps a dynamic height and width apart.
         psf = F.interpolate(psf, size=(x.shape[2], x.shape[3]), mode="bilinear", align_corners=False)
@@ -264,7 +268,9 @@ class CSFF(nn.Module):
         self.conv1 = nn.ModuleList(conv(c, c, 3) for c in widths)
         self.conv2 = nn.ModuleList(conv(c, c, 3) for c in widths)
 
-    def forward(self, encoded: list[Tensor], decoded: list[Tensor], previous: list[Tensor] | None) -> list[Tensor]:
+    def forward(
+        self, encoded: list[Tensor], decoded: list[Tensor], previous: list[Tensor] | None
+    ) -> list[Tensor]:
         outputs: list[Tensor] = []
         for i in range(3):
             o = self.conv1[i](self.fuse[i](encoded[i], decoded[i]))

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sdps.core.console import need
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
-from sdps.core.console import need
 from sdps.training.rain import RainField, render, sample_rain
 
 MIX = {"any": 0.30, "heavy": 0.30, "medium": 0.12, "light": 0.16, "drizzle": 0.07, "": 0.05}
@@ -33,7 +33,10 @@ class RainyPatches:
     def __init__(self, photos: Sequence[Image], patch: int, batch: int, seed: int = 0) -> None:
         self.photos = [photo for photo in photos if min(photo.shape[:2]) >= patch]
         if not self.photos:
-            raise UsageError(f"None of the {len(photos)} pictures is {patch} pixels wide and high.", "Use larger pictures or --patch.")
+            raise UsageError(
+                f"None of the {len(photos)} pictures is {patch} pixels wide and high.",
+                "Use larger pictures or --patch.",
+            )
         self.patch, self.batch, self.seed = patch, batch, seed
         areas = np.array([photo.size for photo in self.photos], dtype=float) ** 0.5
         self.chances = areas / areas.sum()

@@ -48,7 +48,8 @@ def rainy_pairs(photos: Sequence[Image], look: str) -> Iterator[tuple[Image, Ima
             continue
         clean = torch.from_numpy(photo).permute(2, 0, 1).float() / 255
         seed = 1_000_000 + i  # far from the training seeds
-        field = RainField(sample_rain(np.random.default_rng((seed, LOOKS.index(look))), look), *photo.shape[:2], seed=seed)
+        rain = sample_rain(np.random.default_rng((seed, LOOKS.index(look))), look)
+        field = RainField(rain, photo.shape[0], photo.shape[1], seed)
         yield (render(clean, field) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), photo
 
 
@@ -65,8 +66,8 @@ def summarise(scores: Sequence[Score]) -> list[tuple[str, float, float, float, f
     """Per look: mean PSNR before, after, mean gain, worst gain of a single picture."""
     rows = []
     for look in dict.fromkeys(score.look for score in scores):
-        own = [score for score in scores if score.look == look]
-        rows.append((look, *(float(np.mean([getattr(s, k) for s in own])) for k in ("before", "after", "gain")), min(s.gain for s in own)))
+        before, after, gain = np.array([(s.before, s.after, s.gain) for s in scores if s.look == look]).T
+        rows.append((look, float(before.mean()), float(after.mean()), float(gain.mean()), float(gain.min())))
     return rows
 
 
@@ -74,7 +75,6 @@ def main(models: Sequence[str]) -> None:
     """Prints the table for each model."""
     from rich.console import Console
     from rich.table import Table
-
     from sdps.runtime.derainer import Derainer
 
     photos = load_split("evaluate")
@@ -85,7 +85,9 @@ def main(models: Sequence[str]) -> None:
         for column in ("rain", "rainy", "derained", "gain", "worst gain"):
             table.add_column(column, justify="left" if column == "rain" else "right")
         for look, before, after, gain, worst in summarise(scores):
-            table.add_row(look, *("-" if not math.isfinite(v) else f"{v:.2f}" for v in (before, after, gain, worst)))
+            table.add_row(
+                look, *("-" if not math.isfinite(v) else f"{v:.2f}" for v in (before, after, gain, worst))
+            )
         Console().print(table)
 
 

@@ -67,7 +67,8 @@ class Trainer:
     """Trains one network; everything it holds is in `state()`."""
 
     def __init__(self, network: SDPSFNet, photos: Sequence[Image], recipe: Recipe) -> None:
-        self.network, self.recipe = network.train().to(memory_format=torch.channels_last), recipe
+        # Not channels_last: no faster here (CPU), and its backward crashes on maps of one channel.
+        self.network, self.recipe = network.train(), recipe
         self.average = {key: value.detach().clone() for key, value in network.named_parameters()}
         self.optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, betas=(0.9, 0.999))
         self.loss = StageLoss(recipe.edge, recipe.frequency)
@@ -80,7 +81,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate(self.step)
         rainy, clean = self.patches.step(self.step)
-        outputs = self.network(normalise(rainy).to(memory_format=torch.channels_last))
+        outputs = self.network(normalise(rainy))
         loss: Tensor = self.loss([denormalise(output) for output in outputs], clean)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -139,7 +140,9 @@ def score(network: SDPSFNet, photos: Sequence[Image], looks: Sequence[str]) -> l
     return evaluate(restore, photos, looks)
 
 
-def train(trainer: Trainer, out: Path, minutes: float, held_out: Sequence[Image], every: float = 10.0) -> None:
+def train(
+    trainer: Trainer, out: Path, minutes: float, held_out: Sequence[Image], every: float = 10.0
+) -> None:
     """Trains until the schedule or the time ends; saves and scores every `every` minutes.
 
     `out/last.pt` holds everything to go on from; `out/last.safetensors` the averaged weights;

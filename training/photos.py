@@ -85,15 +85,22 @@ def fetch_photos() -> Path:
         done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
         debs = list(Path(scratch).glob("*.deb"))
         if done.returncode or not debs:
-            raise SdpsError(f"apt-get could not download {PACKAGE} {VERSION}.", "Run 'apt-get update' first, or use --photos DIR.")
+            raise SdpsError(
+                f"apt-get could not download {PACKAGE} {VERSION}.",
+                "Run 'apt-get update' first, or use --photos DIR.",
+            )
         if sha256_of(debs[0]) != SHA256:
-            raise SdpsError(f"The downloaded {debs[0].name} is not the pinned file (SHA-256 differs).", "It was not used.")
+            raise SdpsError(
+                f"The downloaded {debs[0].name} is not the pinned file (SHA-256 differs).", "It was not used."
+            )
         subprocess.run(["dpkg-deb", "-x", str(debs[0]), scratch], check=True)
         contents: dict[str, bytes] = {}
         activities = {photo.path.split("/", 1)[0] for photo in wanted}
         for file in sorted(Path(scratch).rglob("*.rcc")):
             if file.stem in activities:
-                contents |= {name.split("activities/", 1)[-1]: data for name, data in read_rcc(file.read_bytes())}
+                contents |= {
+                    name.split("activities/", 1)[-1]: data for name, data in read_rcc(file.read_bytes())
+                }
         for photo in wanted:
             match = next((data for name, data in contents.items() if name.endswith(photo.path)), None)
             if match is None:

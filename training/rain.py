@@ -76,7 +76,10 @@ def sample_rain(rng: np.random.Generator, look: str = "any") -> Rain:
     """
     if look not in LOOKS:
         raise UsageError(f"There is no rain look {look!r}.", f"Choose from {', '.join(LOOKS)}.")
-    values = {key: float(np.exp(rng.uniform(math.log(low), math.log(high)))) for key, (low, high) in LOOKS[look].items()}
+    values = {
+        key: float(np.exp(rng.uniform(math.log(low), math.log(high))))
+        for key, (low, high) in LOOKS[look].items()
+    }
     gusts = int(rng.choice([1, 1, 1, 1, 2, 3])) if look in ("heavy", "any") else 1
     main = float(np.clip(rng.normal(0, 0.3), -0.9, 0.9))
     others = rng.normal(main, 0.35, gusts - 1)
@@ -103,7 +106,15 @@ class RainField:
             length follows how far a drop falls from frame to frame.
     """
 
-    def __init__(self, rain: Rain, height: int, width: int, seed: int, device: torch.device | str = "cpu", blur: float = 0.5) -> None:
+    def __init__(
+        self,
+        rain: Rain,
+        height: int,
+        width: int,
+        seed: int,
+        device: torch.device | str = "cpu",
+        blur: float = 0.5,
+    ) -> None:
         rng = np.random.default_rng(seed)
         self.rain, self.size, self.blur = rain, (height, width), blur
         margin = rain.length * 1.5  # streaks enter and leave the picture
@@ -131,7 +142,9 @@ class RainField:
             "phase": rng.uniform(0, 2 * np.pi, count),
             "cycles": rng.uniform(0.5, 3, count),
         }
-        self.drops = {key: torch.as_tensor(value, dtype=torch.float32, device=device) for key, value in values.items()}
+        self.drops = {
+            key: torch.as_tensor(value, dtype=torch.float32, device=device) for key, value in values.items()
+        }
 
     def opacity(self, frame: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)) -> Tensor:
         """How much of the scene the drops hide at a moment.
@@ -176,11 +189,15 @@ class RainField:
         keep = (value > 0.003) & (column >= 0) & (column < width)
         index = (y[:, None] * width + column)[keep].long()
         # Drops over one another: 1 - prod(1 - a), summed as logarithms.
-        clear = torch.zeros(height * width, device=x.device).index_add_(0, index, torch.log1p(-value[keep].clamp(max=0.97)))
+        clear = torch.zeros(height * width, device=x.device).index_add_(
+            0, index, torch.log1p(-value[keep].clamp(max=0.97))
+        )
         return (1 - clear.exp()).view(1, height, width)
 
 
-def render(image: Tensor, field: RainField, frame: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)) -> Tensor:
+def render(
+    image: Tensor, field: RainField, frame: float = 0.0, shift: tuple[float, float] = (0.0, 0.0)
+) -> Tensor:
     """Rains on a picture.
 
     Args:
@@ -196,7 +213,9 @@ def render(image: Tensor, field: RainField, frame: float = 0.0, shift: tuple[flo
     # What the drops show: the scene's bright average, nearly grey.
     bright = torch.quantile(image.flatten(1)[:, :: max(1, image[0].numel() // 4096)], 0.85, dim=1)
     grey = bright.mean()
-    light = ((0.35 * bright + 0.65 * grey) * 0.5 + 0.5 * grey.clamp(min=0.75)).clamp(0, 1)[:, None, None] * rain.light
+    light = ((0.35 * bright + 0.65 * grey) * 0.5 + 0.5 * grey.clamp(min=0.75)).clamp(0, 1)[
+        :, None, None
+    ] * rain.light
     scene = image * (1 - rain.veil) + light * rain.veil if rain.veil else image
     blended = scene * (1 - alpha) + light * alpha
     added = scene + 0.8 * light * alpha

@@ -25,8 +25,20 @@ from sdps.training.rain import Rain, RainField, render
 
 FOLDER = "explore_world_animals/resource/animals"
 HEIGHT, WIDTH, FPS = 360, 640, 24
-SHOWER = Rain(rate=40, coverage=0.55, opacity=0.9, length=95, width=2.6, depth=4, angles=(0.16,), spread=0.02, light=1.1)
-DOWNPOUR = Rain(rate=60, coverage=1.0, opacity=0.85, length=80, width=2.8, depth=4, angles=(-0.22,), spread=0.04, light=1.05)
+SHOWER = Rain(
+    rate=40, coverage=0.55, opacity=0.9, length=95, width=2.6, depth=4, angles=(0.16,), spread=0.02, light=1.1
+)
+DOWNPOUR = Rain(
+    rate=60,
+    coverage=1.0,
+    opacity=0.85,
+    length=80,
+    width=2.8,
+    depth=4,
+    angles=(-0.22,),
+    spread=0.04,
+    light=1.05,
+)
 # photograph, frames, (top, left, height) of the window at the first and the last frame, rain
 SHOTS = (
     ("moose.webp", 54, (0.09, 0.02, 0.82), (0.12, 0.18, 0.62), SHOWER),
@@ -34,7 +46,9 @@ SHOTS = (
 )
 
 
-def shot(photo: Image, frames: int, begin: tuple[float, ...], end: tuple[float, ...], rain: Rain, seed: int) -> Iterator[tuple[Image, Image]]:
+def shot(
+    photo: Image, frames: int, begin: tuple[float, ...], end: tuple[float, ...], rain: Rain, seed: int
+) -> Iterator[tuple[Image, Image]]:
     """Pairs of rainy and clean frames, (HEIGHT, WIDTH, 3) uint8, of a pan over a photograph."""
     cv2 = need("cv2")
     field = RainField(rain, HEIGHT, WIDTH, seed)
@@ -44,7 +58,9 @@ def shot(photo: Image, frames: int, begin: tuple[float, ...], end: tuple[float, 
         top, left, height = (a + (b - a) * eased for a, b in zip(begin, end, strict=True))
         scale = HEIGHT / (height * tall)
         matrix = np.array([[scale, 0, -left * wide * scale], [0, scale, -top * tall * scale]])
-        clean = cv2.warpAffine(photo, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT)
+        clean = cv2.warpAffine(
+            photo, matrix, (WIDTH, HEIGHT), flags=cv2.INTER_AREA, borderMode=cv2.BORDER_REFLECT
+        )
         # The camera's own movement carries the drops along, half as fast as the far scene.
         pan = (-0.5 * (top - begin[0]) * tall * scale, -0.5 * (left - begin[1]) * wide * scale)
         rainy = render(torch.from_numpy(clean).permute(2, 0, 1).float() / 255, field, frame=i, shift=pan)
@@ -71,12 +87,17 @@ def rain_sound(seconds: float, rate: int = 44_100) -> np.ndarray:
 
 def write_clip(path: Path, frames: list[Image]) -> None:
     """Writes frames and the sound as H.264 (BT.709, limited range) and AAC."""
-    with atomic_path(path) as temporary, av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container:
+    with (
+        atomic_path(path) as temporary,
+        av.open(str(temporary), "w", options={"movflags": "+faststart"}) as container,
+    ):
         video = container.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "veryslow"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         audio = container.add_stream("aac", rate=44_100, layout="mono")
         audio.bit_rate = 48_000
-        video.codec_context.colorspace = video.codec_context.color_primaries = video.codec_context.color_trc = 1
+        video.codec_context.colorspace = video.codec_context.color_primaries = (
+            video.codec_context.color_trc
+        ) = 1
         video.codec_context.color_range = 1
         for i, image in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
@@ -96,7 +117,7 @@ def main(folder: Path) -> None:
     cv2 = need("cv2")
     write_clip(folder / CLIP, [rainy for rainy, _ in clip_frames()])
     photo = load_photo(fetch_photos() / FOLDER / "lemur.webp", 768)
-    field = RainField(DOWNPOUR, *photo.shape[:2], seed=5)
+    field = RainField(DOWNPOUR, photo.shape[0], photo.shape[1], seed=5)
     rainy = render(torch.from_numpy(photo).permute(2, 0, 1).float() / 255, field)
     picture = (rainy * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
     with atomic_path(folder / PICTURE) as temporary:

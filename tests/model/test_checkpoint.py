@@ -1,0 +1,161 @@
+"""Checkpoints in every wrapping load; anything else gets one clear line."""
+
+from __future__ import annotations
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sdps.core.errors import CheckpointError
+from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
+from sdps.model.checkpoint import to_published
+
+CONFIGS = [
+    SDPSFNetConfig(tau=0, features=8, scale_unet=4, scale_orb=4, cabs=1),
+    SDPSFNetConfig(tau=2, features=12, scale_unet=4, scale_orb=8, cabs=3, psf_channels=8),
+    SDPSFNetConfig(tau=1, features=16, scale_unet=8, scale_orb=4, cabs=2, reduction=8),
+    SDPSFNetConfig(tau=0, features=10, scale_unet=5, scale_orb=3, cabs=1, reduction=4),
+]
+
+
+@pytest.fixture
+def network() -> SDPSFNet:
+    torch.manual_seed(1)
+    return SDPSFNet(CONFIGS[0])
+
+
+@pytest.fixture
+def published(network: SDPSFNet) -> dict[str, Tensor]:
+    return to_published(network)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@pytest.mark.parametrize("layout", ["published.pth", "published.safetensors", "ours.safetensors"])
+def test_round_trip_of_any_widths(config: SDPSFNetConfig, layout: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    network = SDPSFNet(config).eval()
+    torch.nn.init.constant_(network.stage_in.encoder.levels[0][0].act.weight, 0.17)  # type: ignore[index, union-attr, arg-type]
+    path = tmp_path / layout
+    if layout == "published.pth":
+        torch.save(to_published(network), path)
+    elif layout == "published.safetensors":
+        save_file({key: value.clone() for key, value in to_published(network).items()}, path)
+    else:
+        save_checkpoint(network, path)
+    loaded = load_checkpoint(path)
+    x = torch.rand(1, 3, 16, 24)
+    assert loaded.config == config
+    assert not loaded.training
+    outputs = loaded(x)
+    assert len(outputs) == config.tau + 2
+    for mine, its in zip(network(x), outputs, strict=True):
+        assert torch.equal(mine, its)
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "params"])
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_wrapped_and_prefixed(
+    wrapper: str, prefix: str, published: dict[str, Tensor], network: SDPSFNet, tmp_path: Path
+) -> None:
+    path = tmp_path / "wrapped.pth"
+    torch.save({wrapper: {prefix + key: value for key, value in published.items()}, "epoch": 3}, path)
+    assert torch.equal(load_checkpoint(path).stage_osr.tail.weight, network.stage_osr.tail.weight)
+
+
+def test_half_precision_weights_become_float(published: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "half.pth"
+    torch.save({key: value.half() for key, value in published.items()}, path)
+    assert {value.dtype for value in load_checkpoint(path).parameters()} == {torch.float32}
+
+
+def broken(published: dict[str, Tensor], how: str) -> object:
+    key = "stage_osr.tail.weight"
+    if how == "missing":
+        del published[key]
+    elif how == "unknown":
+        published["stage_osr.head.weight"] = torch.zeros(1)
+    elif how == "shape":
+        published[key] = torch.zeros(3, 5, 3, 3)
+    elif how == "nan":
+        published[key] = published[key].detach().clone().fill_(float("nan"))
+    elif how == "list":
+        return [1, 2, 3]
+    elif how == "other":
+        return {"conv1.weight": torch.zeros(3, 3)}
+    return published
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("missing", "1 keys missing (stage_osr.tail.weight)"),
+        ("unknown", "1 keys unknown (stage_osr.head.weight)"),
+        ("shape", "stage_osr.tail.weight has shape (3, 5, 3, 3)"),
+        ("nan", "stage_osr.tail.weight holds NaN"),
+        ("list", "found a list"),
+        ("other", "the key stage_in.shallow_feat.shallow_feat.0.weight is missing"),
+    ],
+)
+def test_what_is_no_checkpoint_is_said_in_one_line(
+    how: str, says: str, published: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "bad.pth"
+    torch.save(broken(published, how), path)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint"])
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_files_that_hold_no_weights(content: bytes, suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"bad{suffix}"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_git_lfs_pointer_says_how_to_get_the_weights(tmp_path: Path) -> None:
+    path = tmp_path / "Rain100H-sota.pth"
+    path.write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:dd02b16e\nsize 38876396\n")
+    with pytest.raises(CheckpointError, match="git lfs pull"):
+        load_checkpoint(path)
+
+
+def test_truncated_download(published: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "cut.pth"
+    torch.save(published, path)
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+
+
+class Payload:
+    """A pickle that would make a file when loaded the unsafe way."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.marker),)
+
+
+def test_a_malicious_pickle_is_refused_and_not_run(published: dict[str, Tensor], tmp_path: Path) -> None:
+    marker, path = tmp_path / "ran", tmp_path / "evil.pth"
+    torch.save({**published, "payload": Payload(marker)}, path)
+    assert zipfile.is_zipfile(path)
+    with pytest.raises(CheckpointError, match="running its code"):
+        load_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_a_missing_file() -> None:
+    with pytest.raises(CheckpointError, match="no file"):
+        load_checkpoint("nowhere.pth")

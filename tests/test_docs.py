@@ -1,0 +1,67 @@
+"""The documents tell the truth: commands, flags, files and links in them exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMANDS = {"sdps-export": "export", "sdps-run": "runtime", "sdps-bench": "benchmarks"}
+
+
+def help_of(room: str) -> str:
+    code = f"from sdps.{room}.cli import main; main()"
+    environment = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, env=environment, check=True
+    )
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def helps() -> dict[str, str]:
+    return {command: help_of(room) for command, room in COMMANDS.items()}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_flag_that_is_shown_exists(document: Path, helps: dict[str, str]) -> None:
+    text = document.read_text(encoding="utf-8").replace("\\\n", " ")
+    for line in text.splitlines():
+        for command, help_text in helps.items():
+            for use in re.findall(rf"{command}\b([^`|;&\n]*)", line):
+                for flag in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", use):
+                    assert re.search(rf"{flag}(?![a-z0-9-])", help_text), (
+                        f"{document.name}: {command} has no {flag}"
+                    )
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_linked_file_exists(document: Path) -> None:
+    text = document.read_text(encoding="utf-8")
+    links = re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", text) + re.findall(
+        r'src="(?!https?:)([^"]+)"', text
+    )
+    for link in links:
+        assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_python_module_that_is_run_exists(document: Path) -> None:
+    for module in re.findall(r"python3? -m (sdps[\w.]*)", document.read_text(encoding="utf-8")):
+        assert (ROOT / (module.removeprefix("sdps.").replace(".", "/") + ".py")).is_file(), module
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_promised_names_stay(command: str, helps: dict[str, str]) -> None:
+    promised = {
+        "sdps-export": ["--out", "--precision", "--fp16", "--int8", "--size", "--engine"],
+        "sdps-run": ["--camera", "--input", "--output", "--model"],
+        "sdps-bench": [],
+    }[command]
+    for flag in [*promised, "--help"]:
+        assert flag in helps[command]

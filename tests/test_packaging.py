@@ -1,0 +1,107 @@
+"""The wheel holds one package, all of it, and the layering holds."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ROOMS = ("assets", "benchmarks", "core", "export", "model", "runtime", "training")
+ALLOWED = {
+    "assets": set(),
+    "core": set(),
+    "model": {"core"},
+    "training": {"core", "model", "runtime"},  # the runtime only to evaluate what a user would run
+    "export": {"core", "model"},
+    "runtime": {"core", "model"},  # model only in the PyTorch reference backend, inside functions
+    "benchmarks": {"core", "model", "export", "runtime"},
+}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--quiet",
+        "--no-deps",
+        "--no-build-isolation",
+        "-w",
+        str(folder),
+        str(ROOT),
+    ]
+    subprocess.run(command, check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+def test_the_only_top_level_package_is_sdps(wheel: zipfile.ZipFile) -> None:
+    tops = {name.split("/")[0] for name in wheel.namelist()}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"sdps"}
+
+
+def test_every_module_and_data_file_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
+    names = set(wheel.namelist())
+    for room in ROOMS:
+        for path in (ROOT / room).rglob("*.py"):
+            assert f"sdps/{path.relative_to(ROOT)}" in names
+    for data in (
+        "py.typed",
+        "assets/rain.mp4",
+        "assets/LICENSES.md",
+        "training/photos.csv",
+        "runtime/models/sdps-nano.onnx",
+    ):
+        assert f"sdps/{data}" in names
+    assert "sdps/model/weights/sdps-nano.safetensors" in names
+
+
+def test_nothing_generated_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
+    assert not [name for name in wheel.namelist() if name.endswith((".pyc", ".engine", ".pt", ".tmp"))]
+    assert sum(info.compress_size for info in wheel.infolist()) < 30e6
+
+
+def imports(path: Path, *, top_level: bool) -> set[str]:
+    """Modules that a file imports: all, or those imported when it is loaded."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    inside = {
+        child
+        for node in ast.walk(tree)
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        or (isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test))
+        for child in ast.walk(node)
+    }
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if top_level and node in inside:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_rooms_depend_one_way_only(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        used = {
+            module.split(".")[1] for module in imports(path, top_level=False) if module.startswith("sdps.")
+        }
+        assert used - {room} <= ALLOWED[room], path
+
+
+@pytest.mark.parametrize("room", ["core", "runtime"])
+def test_the_runtime_never_loads_torch(room: str) -> None:
+    for path in (ROOT / room).rglob("*.py"):
+        loaded = {module.split(".")[0] for module in imports(path, top_level=True)}
+        assert not loaded & {"torch", "onnx", "onnxscript"}, path
+        assert not {m for m in imports(path, top_level=True) if m.startswith("sdps.model")}, path

@@ -1,0 +1,62 @@
+"""The photographs: fetched, unpacked, licensed, and split without overlap."""
+
+from __future__ import annotations
+
+import shutil
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdps.core.errors import SdpsError, UsageError
+from sdps.core.frame import Image
+from sdps.training.photos import SPLITS, fetch_photos, load_photo, load_split, photo_list, read_rcc
+
+needs_apt = pytest.mark.skipif(not shutil.which("apt-get"), reason="photographs come as a Debian package")
+
+
+def test_every_photograph_has_a_free_licence_an_author_and_a_source() -> None:
+    for split in SPLITS:
+        for photo in photo_list(split):
+            assert photo.licence in {"Public domain", "CC0-1.0", "CC-BY-2.0", "CC-BY-3.0", "CC-BY-4.0"}
+            assert photo.author
+            assert photo.source
+    assert [len(photo_list(split)) for split in SPLITS] == [64, 15, 15]
+
+
+def test_an_unknown_split() -> None:
+    with pytest.raises(UsageError, match="train, calibrate, evaluate"):
+        photo_list("holdout")
+
+
+def difference_hash(photo: Image) -> np.ndarray:
+    """64 bits that survive scaling and compression: is a cell brighter than its right neighbour?"""
+    grey = photo.mean(2)
+    rows = np.array_split(np.arange(grey.shape[0]), 8)
+    columns = np.array_split(np.arange(grey.shape[1]), 9)
+    small = np.array([[grey[np.ix_(r, c)].mean() for c in columns] for r in rows])
+    return (small[:, 1:] > small[:, :-1]).ravel()
+
+
+@needs_apt
+def test_no_two_splits_share_a_picture() -> None:
+    hashes = {split: [difference_hash(photo) for photo in load_split(split, 256)] for split in SPLITS}
+    for a, b in combinations(SPLITS, 2):
+        nearest = min(int((x != y).sum()) for x in hashes[a] for y in hashes[b])
+        assert nearest > 8, (a, b)
+
+
+@needs_apt
+def test_they_are_pictures_of_a_useful_size() -> None:
+    folder = fetch_photos()
+    shapes = [load_photo(folder / photo.path).shape for photo in photo_list("evaluate")]
+    assert all(max(shape) == 960 and shape[2] == 3 for shape in shapes)
+
+
+def test_what_is_no_resource_file_or_picture(tmp_path: Path) -> None:
+    with pytest.raises(SdpsError, match="Not a Qt resource"):
+        list(read_rcc(b"RIFF" + bytes(64)))
+    (tmp_path / "fake.webp").write_bytes(b"no picture")
+    with pytest.raises(SdpsError, match=r"fake\.webp is not a readable picture"):
+        load_photo(tmp_path / "fake.webp")

@@ -1,0 +1,94 @@
+"""The rain renderer: deterministic, bounded, and as heavy as its looks say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from sdps.core.errors import UsageError
+from sdps.training.evaluate import psnr
+from sdps.training.rain import LOOKS, Rain, RainField, render, sample_rain
+
+STEADY = Rain(rate=20, coverage=0.3, opacity=0.8, length=30, width=2, angles=(0.0,), spread=0.0)
+
+
+def scene(height: int = 120, width: int = 160) -> Tensor:
+    ramp = torch.linspace(0.1, 0.6, width).expand(3, height, width)
+    return ramp * torch.tensor([1.0, 0.9, 0.8])[:, None, None]
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_same_seed_same_rain(look: str) -> None:
+    rains = [sample_rain(np.random.default_rng(5), look) for _ in range(2)]
+    assert rains[0] == rains[1]
+    first, second = (render(scene(), RainField(rain, 120, 160, seed=9)) for rain in rains)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, render(scene(), RainField(rains[0], 120, 160, seed=10)))
+    assert first.min() >= 0 and first.max() <= 1
+    assert torch.isfinite(first).all()
+
+
+def test_heavier_looks_cost_more_decibels() -> None:
+    def severity(look: str) -> float:
+        values = []
+        for seed in range(6):
+            rain = sample_rain(np.random.default_rng(seed), look)
+            rainy = render(scene(), RainField(rain, 120, 160, seed))
+            values.append(psnr((rainy * 255).byte().numpy(), (scene() * 255).byte().numpy()))
+        return float(np.mean(values))
+
+    drizzle, light, medium, heavy = (severity(look) for look in ("drizzle", "light", "medium", "heavy"))
+    assert drizzle > light > medium > heavy
+    assert heavy < 20 < light
+
+
+def test_rain_brightens_and_never_darkens_a_dark_scene() -> None:
+    rainy = render(scene(), RainField(STEADY, 120, 160, seed=0))
+    assert (rainy >= scene() - 1e-6).all()
+    assert (rainy - scene()).max() > 0.1
+
+
+def test_streaks_follow_the_wind() -> None:
+    def slant(angle: float) -> float:
+        thick = replace(STEADY, angles=(angle,), width=6, length=80, depth=1.0001)
+        mask = RainField(thick, 240, 320, seed=1).opacity()[0]
+        gy, gx = torch.gradient(mask)
+        # Structure tensor: the direction along which the picture changes least.
+        xx, yy, xy = (gx * gx).sum(), (gy * gy).sum(), (gx * gy).sum()
+        return float(0.5 * torch.atan2(2 * xy, xx - yy))  # of the normal; 0 for vertical streaks
+
+    assert slant(0.0) == pytest.approx(0.0, abs=0.05)
+    assert slant(0.4) == pytest.approx(-0.4, abs=0.1)
+
+
+def test_drops_fall_from_frame_to_frame() -> None:
+    field = RainField(replace(STEADY, depth=1.0001, coverage=0.05), 200, 160, seed=2, blur=0.5)
+    first, second = field.opacity(0)[0], field.opacity(1)[0]
+    shifts = range(120)
+    match = [float((first[: 200 - s] * second[s:]).sum()) for s in shifts]
+    # Exposure is half the frame interval, so drops fall twice a streak's length per frame.
+    assert 30 < int(np.argmax(match)) < 90
+    assert max(match) > 2 * match[0]
+
+
+def test_more_coverage_hides_more() -> None:
+    hidden = [
+        float(RainField(replace(STEADY, coverage=c), 120, 160, seed=3).opacity().mean())
+        for c in (0.1, 0.4, 1.6)
+    ]
+    assert hidden[0] < hidden[1] < hidden[2] < 1
+
+
+def test_a_patch_that_no_drop_touches_stays_as_it_was() -> None:
+    field = RainField(STEADY, 32, 32, seed=4)
+    field.drops["x"][:] = 0.0  # the far left of the margin
+    assert torch.equal(render(scene(32, 32), field), scene(32, 32))
+
+
+def test_an_unknown_look() -> None:
+    with pytest.raises(UsageError, match="drizzle"):
+        sample_rain(np.random.default_rng(0), "monsoon")
