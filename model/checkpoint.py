@@ -250,7 +250,7 @@ def _check(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, torch
     for key, shape in expected.items():
         if state[key].shape != shape:
             raise CheckpointError(
-                f"{path}: {key} has shape {tuple(state[key].shape)}, the other weights call for {tuple(shape)}.",
+                f"{path}: {key} has shape {tuple(state[key].shape)}, the others call for {tuple(shape)}.",
                 "The file mixes weights of different networks.",
             )
     for key, value in state.items():

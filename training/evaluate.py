@@ -75,6 +75,7 @@ def main(models: Sequence[str]) -> None:
     """Prints the table for each model."""
     from rich.console import Console
     from rich.table import Table
+
     from sdps.runtime.derainer import Derainer
 
     photos = load_split("evaluate")

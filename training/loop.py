@@ -19,7 +19,7 @@ from torch import Tensor
 
 from sdps.core.artifact import atomic_path, write_json
 from sdps.core.frame import Image
-from sdps.model import SDPSFNet, SDPSFNetConfig, save_checkpoint
+from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
 from sdps.model.deploy import DeployNet, denormalise, normalise, pad_to_stride
 from sdps.training.data import RainyPatches
 from sdps.training.evaluate import Score, evaluate, summarise
@@ -191,12 +191,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--minutes", type=float, default=90)
     parser.add_argument("--steps", type=int, default=Recipe.steps)
+    parser.add_argument("--rate", type=float, default=Recipe.rate)
+    parser.add_argument("--from", dest="start", type=Path, help="checkpoint to begin with")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    recipe = Recipe(steps=arguments.steps)
+    recipe = Recipe(steps=arguments.steps, rate=arguments.rate)
     torch.manual_seed(recipe.seed)
-    trainer = Trainer(SDPSFNet(NANO), load_split("train"), recipe)
+    network = load_checkpoint(arguments.start).requires_grad_() if arguments.start else SDPSFNet(NANO)
+    trainer = Trainer(network, load_split("train"), recipe)
     train(trainer, arguments.out, arguments.minutes, load_split("evaluate", 512)[::2])
 
 

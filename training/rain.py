@@ -60,11 +60,11 @@ class Rain:
 
 # Per look: log-uniform ranges of coverage, opacity, length, width.
 LOOKS: dict[str, dict[str, tuple[float, float]]] = {
-    "drizzle": {"coverage": (0.05, 0.20), "opacity": (0.15, 0.50), "length": (6, 30), "width": (0.8, 1.6)},
-    "light": {"coverage": (0.10, 0.30), "opacity": (0.35, 0.70), "length": (15, 60), "width": (1.0, 2.6)},
-    "medium": {"coverage": (0.40, 1.00), "opacity": (0.45, 0.85), "length": (15, 80), "width": (1.0, 3.2)},
-    "heavy": {"coverage": (1.00, 2.00), "opacity": (0.60, 0.95), "length": (20, 110), "width": (1.4, 4.0)},
-    "any": {"coverage": (0.05, 2.50), "opacity": (0.20, 1.00), "length": (5, 120), "width": (0.7, 4.5)},
+    "drizzle": {"coverage": (0.03, 0.12), "opacity": (0.20, 0.50), "length": (6, 30), "width": (0.9, 1.8)},
+    "light": {"coverage": (0.06, 0.20), "opacity": (0.40, 0.80), "length": (15, 60), "width": (1.0, 2.8)},
+    "medium": {"coverage": (0.18, 0.45), "opacity": (0.45, 0.85), "length": (15, 80), "width": (1.2, 3.4)},
+    "heavy": {"coverage": (0.50, 1.00), "opacity": (0.65, 1.00), "length": (25, 110), "width": (1.6, 4.5)},
+    "any": {"coverage": (0.03, 1.10), "opacity": (0.20, 1.00), "length": (5, 120), "width": (0.8, 5.0)},
 }
 
 
@@ -85,7 +85,7 @@ def sample_rain(rng: np.random.Generator, look: str = "any") -> Rain:
     others = rng.normal(main, 0.35, gusts - 1)
     return Rain(
         rate=float(np.exp(rng.uniform(math.log(2), math.log(100)))),
-        depth=float(rng.uniform(1.5, 6)),
+        depth=float(rng.uniform(1.3, 4)),
         angles=(main, *(float(a) for a in np.clip(others, -1, 1))),
         spread=float(rng.uniform(0.0, 0.08)),
         additive=float(rng.choice([0.0, 0.0, 0.0, 1.0, rng.uniform()])),
@@ -228,9 +228,9 @@ def still(rain: Rain, scale: float) -> Rain:
 
 
 def _diameters(rng: np.random.Generator, rate: float, count: int) -> np.ndarray:
-    """Marshall-Palmer diameters in mm, from 0.5 (smaller ones are mist) to 6 (larger ones break)."""
+    """Marshall-Palmer diameters in mm, from 1 (smaller ones are mist) to 6 (larger ones break)."""
     slope = 4.1 * rate**-0.21
-    low, high = math.exp(-slope * 0.5), math.exp(-slope * 6.0)
+    low, high = math.exp(-slope * 1.0), math.exp(-slope * 6.0)
     return -np.log(rng.uniform(high, low, count)) / slope
 
 

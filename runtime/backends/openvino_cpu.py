@@ -1,0 +1,65 @@
+"""OpenVINO on the CPU: the fastest engine measured there (docs of the project: CPU figures)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sdps.core.console import need
+from sdps.core.errors import ModelError
+from sdps.core.frame import Image
+from sdps.core.manifest import INPUT
+from sdps.runtime.graph_file import read_graph
+
+KEPT_SIZES = 4
+"""Compiled sizes of a dynamic graph that are kept; each costs memory for its activations."""
+
+
+class OpenVinoBackend:
+    """Runs an ONNX graph in OpenVINO, compiled anew for each picture size (under a second).
+
+    Args:
+        path: The graph.
+        threads: CPU threads; 0 leaves it to OpenVINO.
+
+    Raises:
+        ModelError: the graph is damaged or not sdps's.
+    """
+
+    def __init__(self, path: Path, threads: int = 0, reason: str = "") -> None:
+        ov = need("openvino")
+        data, self.manifest = read_graph(path)
+        self.core = ov.Core()
+        # Some CPUs would run in bfloat16 unasked, which costs tenths of a decibel.
+        self.options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads:
+            self.options["INFERENCE_NUM_THREADS"] = threads
+        try:
+            self.model = self.core.read_model(model=data)
+        except Exception as error:
+            raise ModelError(f"OpenVINO cannot load {path}: {str(error).splitlines()[0]}") from error
+        self.compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self.name, self.reason = "openvino:CPU", reason
+
+    def run(self, batch: Image) -> Image:
+        request = self._request(batch.shape)
+        result = request.infer({INPUT: batch}, share_inputs=True)
+        return np.array(result[0], copy=True)
+
+    def _request(self, shape: tuple[int, ...]) -> Any:
+        if shape not in self.compiled:
+            model = self.model
+            if model.input(INPUT).get_partial_shape().is_dynamic:
+                model = model.clone()
+                model.reshape({INPUT: list(shape)})
+            while len(self.compiled) >= KEPT_SIZES:
+                self.compiled.popitem(last=False)
+            self.compiled[shape] = self.core.compile_model(model, "CPU", self.options).create_infer_request()
+        self.compiled.move_to_end(shape)
+        return self.compiled[shape]
+
+    def close(self) -> None:
+        self.compiled.clear()

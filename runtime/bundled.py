@@ -1,0 +1,40 @@
+"""Names of models, and the files that they stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdps.core.errors import UsageError
+
+DEFAULT_MODEL = "sdps-nano"
+FOLDER = Path(__file__).parent / "models"
+
+
+def bundled_models() -> list[str]:
+    """Names of the models inside the package, the default first."""
+    return sorted(
+        (path.stem for path in FOLDER.glob("*.onnx")), key=lambda name: (name != DEFAULT_MODEL, name)
+    )
+
+
+def resolve(name_or_path: str | Path) -> Path:
+    """The file of a bundled name, or the path itself.
+
+    Raises:
+        UsageError: neither a bundled name nor a file, or a file that the runtime cannot run.
+    """
+    path = Path(name_or_path)
+    bundled = FOLDER / f"{name_or_path}.onnx"
+    if path.name == str(name_or_path) and not path.suffix and bundled.is_file():
+        return bundled
+    if not path.is_file():
+        known = ", ".join(bundled_models())
+        raise UsageError(
+            f"There is no model {str(name_or_path)!r}.", f"Give a path, or one of the bundled: {known}."
+        )
+    if path.suffix in (".engine", ".plan"):
+        raise UsageError(
+            f"{path} is an engine; this version runs ONNX graphs.",
+            "Use the .onnx file it was built from, on a GPU with --provider tensorrt or cuda.",
+        )
+    return path

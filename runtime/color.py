@@ -1,0 +1,71 @@
+"""YUV to RGB and back with the matrix and range that the file says, so that no colour shifts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
+
+from sdps.core.frame import Image
+
+if TYPE_CHECKING:
+    import av
+
+# Values of FFmpeg's AVColorSpace and AVColorRange.
+BT709, UNSPECIFIED, BT601_PAL, BT601_NTSC, BT2020 = 1, 2, 5, 6, 9
+LIMITED, FULL = 1, 2
+
+
+@dataclass(frozen=True)
+class ColorSpec:
+    """A matrix (AVColorSpace) and a range (AVColorRange)."""
+
+    matrix: int = BT709
+    range: int = LIMITED
+
+    @classmethod
+    def of(cls, frame: av.VideoFrame) -> ColorSpec:
+        """What a decoded frame is tagged with, or what players assume: BT.709 from 720 lines up."""
+        matrix = int(frame.colorspace)
+        if matrix not in (BT709, BT601_PAL, BT601_NTSC, BT2020):
+            matrix = BT709 if frame.height >= 720 else BT601_NTSC
+        full = int(frame.color_range) == FULL or frame.format.name.startswith("yuvj")
+        return cls(matrix, FULL if full else LIMITED)
+
+    @property
+    def swscale_matrix(self) -> int:
+        """The scaler's name of the matrix (it knows one for both BT.601 tags)."""
+        return BT601_PAL if self.matrix == BT601_NTSC else self.matrix
+
+
+def to_rgb(frame: av.VideoFrame, spec: ColorSpec) -> Image:
+    """A decoded frame of any format as (H, W, 3) uint8 RGB. Deeper ones are rounded to 8 bits."""
+    from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+    if frame.format.name in ("rgb24", "gray"):
+        return cast("Image", frame.to_ndarray(format="rgb24"))
+    exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+    rgb = VideoReformatter().reformat(
+        frame,
+        format="rgb24",
+        src_colorspace=Colorspace(spec.swscale_matrix),
+        src_color_range=ColorRange(spec.range),
+        dst_color_range=ColorRange.JPEG,
+        interpolation=exact,
+    )
+    return cast("Image", rgb.to_ndarray())
+
+
+def to_yuv(image: Image, pixel_format: str, spec: ColorSpec) -> av.VideoFrame:
+    """(H, W, 3) uint8 RGB as a frame in a YUV format."""
+    import av
+    from av.video.reformatter import ColorRange, Colorspace, Interpolation, VideoReformatter
+
+    exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+    return VideoReformatter().reformat(
+        av.VideoFrame.from_ndarray(image, format="rgb24"),
+        format=pixel_format,
+        dst_colorspace=Colorspace(spec.swscale_matrix),
+        src_color_range=ColorRange.JPEG,
+        dst_color_range=ColorRange(spec.range),
+        interpolation=exact,
+    )

@@ -1,0 +1,75 @@
+"""What sources and sinks have in common: the description of a stream, and their two protocols."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Protocol
+
+from sdps.core.frame import Frame
+from sdps.runtime.color import ColorSpec
+
+VIDEO_CLOCK = Fraction(1, 90_000)
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What is known of a stream before its first frame.
+
+    Attributes:
+        kind: 'video', 'camera' or 'pictures'.
+        width, height: Pixels, after rotation; of the first picture where sizes differ.
+        fps: Nominal frames per second.
+        frames: Number of frames, or None if unknown (a camera).
+        live: Frames come when they come; late ones are worthless.
+        path: The file, if the stream is one (its sound is copied from there).
+        time_base: Unit of the presentation times.
+        color: Matrix and range of the frames as they were coded.
+        aspect: Sample aspect ratio, width over height of a pixel.
+        notes: What a user should hear, one line each.
+    """
+
+    kind: str
+    width: int
+    height: int
+    fps: Fraction = Fraction(25)
+    frames: int | None = None
+    live: bool = False
+    path: Path | None = None
+    time_base: Fraction = VIDEO_CLOCK
+    color: ColorSpec = field(default_factory=ColorSpec)
+    aspect: Fraction = Fraction(1)
+    notes: list[str] = field(default_factory=list)
+
+
+class Source(Protocol):
+    """Frames, one after the other. `skipped` counts what could not be read and why is in `notes`."""
+
+    info: StreamInfo
+    skipped: int
+
+    def __iter__(self) -> Iterator[Frame]: ...
+
+    def close(self) -> None:
+        """Frees the device or file; a blocked iteration ends."""
+        ...
+
+
+class Sink(Protocol):
+    """Takes frames. `close(complete=False)` keeps what was written so far playable."""
+
+    place: str
+
+    def write(self, rainy: Frame, clean: Frame) -> bool:
+        """Takes a frame and the rainy one that it came from; False asks to stop."""
+        ...
+
+    def close(self, complete: bool = True) -> None:
+        """Finishes the output. `complete` is False after an interruption."""
+        ...
+
+    def discard(self) -> None:
+        """Removes what was written: the work failed."""
+        ...
