@@ -12,7 +12,10 @@ import warnings
 from collections.abc import Iterator
 
 import onnx
+import onnx_ir as ir
+import onnx_ir.passes.common as passes
 import torch
+from onnxscript.optimizer import fold_constants
 from torch import nn
 
 from sdps.core.errors import ExportError
@@ -62,8 +65,10 @@ def export_graph(network: nn.Module, manifest: GraphManifest) -> onnx.ModelProto
                 dynamic_shapes=shapes,
                 dynamo=True,
                 verbose=False,
+                optimize=False,
             )
-        assert program is not None
+            assert program is not None
+            _simplify(program.model)
         model = program.model_proto
     except Exception as error:
         raise ExportError(f"The network could not be traced to ONNX: {_first_line(error)}") from error
@@ -84,12 +89,34 @@ def describe(model: onnx.ModelProto, manifest: GraphManifest) -> None:
     model.producer_name, model.producer_version = "sdps", manifest.sdps_version
 
 
+def _simplify(model: ir.Model) -> None:
+    """Folds constants and shares what is equal, in place; changes no value.
+
+    The tracer's own `optimize=True` also drops additions within 1e-8 of zero (onnxscript's rule
+    `add_0`, absolute tolerance 1e-8), and with them the network's guard of a division by zero.
+    """
+    passes.InlinePass()(model)
+    fold_constants(model, onnx_shape_inference=True)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    passes.DeduplicateInitializersPass()(model)
+    passes.CommonSubexpressionEliminationPass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.NameFixPass()(model)
+
+
 def _forget_python(model: onnx.ModelProto) -> None:
     """Drops the tracer's notes (stack traces, paths of this machine); half of a small file is that."""
     for node in model.graph.node:
         del node.metadata_props[:]
         node.doc_string = ""
-    for values in (model.graph.value_info, model.graph.initializer, model.graph.input, model.graph.output, [model.graph]):
+    for values in (
+        model.graph.value_info,
+        model.graph.initializer,
+        model.graph.input,
+        model.graph.output,
+        [model.graph],
+    ):
         for value in values:
             del value.metadata_props[:]
             value.doc_string = ""

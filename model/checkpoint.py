@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sdps.core.artifact import atomic_path
+from sdps.core.artifact import write_bytes
 from sdps.core.console import need
 from sdps.core.errors import CheckpointError
 from sdps.model import psfnet as net
@@ -166,11 +166,10 @@ def load_checkpoint(path: str | Path) -> SDPSFNet:
 def save_checkpoint(network: SDPSFNet, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
     """Writes the weights as safetensors under our keys, the shared slope once, atomically."""
     need("safetensors")
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.named_parameters()}
-    with atomic_path(Path(path)) as temporary:
-        save_file(tensors, temporary, metadata=dict(metadata or {}))
+    write_bytes(Path(path), save(tensors, metadata=dict(metadata or {})))
 
 
 def _read(path: Path) -> Any:

@@ -55,7 +55,9 @@ def run(
     tile: Annotated[
         int | None, typer.Option(min=8, help="Cut frames into square tiles of so many pixels.")
     ] = None,
-    overlap: Annotated[int, typer.Option(min=0, help="Pixels over which tiles fade into each other.")] = 32,
+    overlap: Annotated[
+        int | None, typer.Option(min=0, help="Pixels over which tiles fade into each other.")
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads for the model; 0 leaves it to the engine.")

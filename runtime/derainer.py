@@ -9,7 +9,7 @@ from sdps.core.frame import Image, check_image
 from sdps.core.manifest import GraphManifest
 from sdps.runtime.backends import Backend, open_backend
 from sdps.runtime.bundled import DEFAULT_MODEL
-from sdps.runtime.tiling import OVERLAP, restore
+from sdps.runtime.tiling import restore
 
 
 class Derainer:
@@ -21,7 +21,7 @@ class Derainer:
     Not thread-safe: one thread calls it at a time.
     """
 
-    def __init__(self, backend: Backend, tile: int | None = None, overlap: int = OVERLAP) -> None:
+    def __init__(self, backend: Backend, tile: int | None = None, overlap: int | None = None) -> None:
         self.backend, self.tile, self.overlap = backend, tile, overlap
 
     @classmethod
@@ -30,7 +30,7 @@ class Derainer:
         name_or_path: str | Path = DEFAULT_MODEL,
         provider: str = "auto",
         tile: int | None = None,
-        overlap: int = OVERLAP,
+        overlap: int | None = None,
         threads: int = 0,
     ) -> Derainer:
         """Opens a bundled model, an ONNX file of sdps-export, or a checkpoint.

@@ -19,9 +19,10 @@ MAX_PIXELS = 1920 * 1088
 """Larger pictures are tiled unasked: a dynamic graph at 1080p takes a few GB as it is (tau = 3)."""
 AUTO_TILE = 768
 OVERLAP = 32
+"""Of tiles from 128 pixels up; smaller ones share a quarter."""
 
 
-def restore(backend: Backend, image: Image, tile: int | None = None, overlap: int = OVERLAP) -> Image:
+def restore(backend: Backend, image: Image, tile: int | None = None, overlap: int | None = None) -> Image:
     """Restores a picture of any size with a graph of any size.
 
     Args:
@@ -29,7 +30,8 @@ def restore(backend: Backend, image: Image, tile: int | None = None, overlap: in
         image: (H, W, 3) uint8 RGB.
         tile: Side of square tiles for a dynamic graph, a multiple of 4; None tiles only what is
             larger than MAX_PIXELS. A fixed graph's tiles have its size.
-        overlap: Pixels that neighbouring tiles share, over which one fades into the next.
+        overlap: Pixels that neighbouring tiles share, over which one fades into the next; None for
+            OVERLAP or a quarter of the tile, whichever is less.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -54,6 +56,8 @@ def restore(backend: Backend, image: Image, tile: int | None = None, overlap: in
         cell = fixed
         if (height, width) == (cell.height, cell.width):
             return backend.run(image[None])[0]
+    if overlap is None:
+        overlap = min(OVERLAP, cell.height // 4, cell.width // 4)
     cut = [side for side, length in ((cell.height, height), (cell.width, width)) if length > side]
     if overlap < 0 or any(2 * overlap >= side for side in cut):
         raise UsageError(

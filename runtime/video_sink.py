@@ -18,6 +18,8 @@ from sdps.runtime.compare import compose, sweep
 from sdps.runtime.stream import StreamInfo
 
 CODECS = {".mp4": "libx264", ".m4v": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
+# FFmpeg puts more into MP4 than players read there (PCM, Vorbis).
+PLAYABLE = {"mp4": {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}}
 OPTIONS = {
     # Visually lossless, and fast, because the processor belongs to the network.
     "libx264": {"crf": "17", "preset": "veryfast"},
@@ -127,7 +129,8 @@ class VideoSink:
         self.temporary.unlink(missing_ok=True)
 
     def _failure(self, error: Exception) -> SinkError:
-        self.temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder may be the very thing that is wrong
+            self.temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", "") or str(error)
         return SinkError(
             f"{self.path} cannot be written: {reason}.", "Is there room, and may this user write there?"
@@ -143,18 +146,23 @@ class Sound:
         for stream in self.input.streams.audio:
             if stream.codec_context is None:
                 continue
-            if stream.codec_context.name in target.supported_codecs:
+            if self._fits(stream):
                 self.outputs[stream.index] = target.add_stream_from_template(stream)
             else:
                 rate = stream.codec_context.sample_rate
                 # Opus knows few rates only.
                 codec, rate = ("libopus", 48_000) if target.format.name == "webm" else ("aac", rate)
-                self.outputs[stream.index] = target.add_stream(codec, rate=rate, layout=stream.layout.name)
+                self.outputs[stream.index] = target.add_stream(codec, rate=rate, layout=_layout(stream))
         streams = [s for s in self.input.streams.audio if s.index in self.outputs]
         self.packets: Iterator[Any] = self.input.demux(streams) if streams else iter(())
         self.waiting: Any = None
-        self.copied = {s.index: s.codec_context.name in target.supported_codecs for s in streams}
+        self.copied = {s.index: self._fits(s) for s in streams}
         self.resamplers: dict[int, Any] = {}
+
+    def _fits(self, stream: Any) -> bool:
+        """Whether the target's container can hold a stream as it is."""
+        name = stream.codec_context.name
+        return name in self.target.supported_codecs and name in PLAYABLE.get(self.target.format.name, {name})
 
     def copy_until(self, seconds: float) -> None:
         """Carries over what is heard up to a moment."""
@@ -198,3 +206,9 @@ class Sound:
                     self.target.mux(output.encode(part))
                 self.target.mux(output.encode(None))
         self.input.close()
+
+
+def _layout(stream: Any) -> str:
+    """A channel layout that an encoder takes; raw sound often comes without one."""
+    by_count = {1: "mono", 2: "stereo", 3: "2.1", 4: "quad", 5: "5.0", 6: "5.1", 8: "7.1"}
+    return by_count.get(stream.codec_context.channels, "stereo")

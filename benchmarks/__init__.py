@@ -1,0 +1,1 @@
+"""Figures: what a model costs, how fast it runs, and whether it still restores the same picture."""

@@ -1,0 +1,233 @@
+"""Does the exported graph restore the picture that PyTorch restores?
+
+PyTorch FP32 and ONNX Runtime see the same picture; names, types and axes are checked first, then
+values. An FP16 graph is run twice, the second time as its rehearsal (`rehearsal.py`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from torch import nn
+
+from sdps.core.console import need
+from sdps.core.errors import ExportError, ParityError, UsageError
+from sdps.core.frame import Image
+from sdps.core.manifest import INPUT, OUTPUT
+from sdps.core.spec import STRIDE, Size
+from sdps.export.precision import HALF
+from sdps.export.rehearsal import rehearse_fp16
+from sdps.model.deploy import DeployNet
+
+DYNAMIC_SIDE = 384
+"""Longest side, in pixels, at which a dynamic graph is compared (and again at half of it)."""
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """How far a graph may be from PyTorch FP32, in 8-bit levels of its output.
+
+    Attributes:
+        min_psnr_db: Least PSNR between the two outputs, in dB (peak 255).
+        max_levels: Largest difference of one value, or None for no such bound.
+    """
+
+    min_psnr_db: float
+    max_levels: int | None = None
+
+    @classmethod
+    def of(cls, precision: str, min_psnr_db: float | None = None) -> Bounds:
+        """The bounds of a precision, with another PSNR if given."""
+        bounds = {"fp32": cls(60.0, 2), "fp16": cls(45.0)}[precision]
+        return bounds if min_psnr_db is None else replace(bounds, min_psnr_db=min_psnr_db)
+
+    def __str__(self) -> str:
+        levels = "" if self.max_levels is None else f" and at most {self.max_levels} levels"
+        return f"at least {self.min_psnr_db:g} dB{levels}"
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far two outputs of one picture are apart.
+
+    Attributes:
+        label: What was compared, e.g. 'rainy.jpg 256x256'.
+        psnr_db: PSNR between them in dB, infinite where they are equal.
+        max_levels, mean_levels: Absolute difference in 8-bit levels.
+    """
+
+    label: str
+    psnr_db: float
+    max_levels: int
+    mean_levels: float
+
+    @property
+    def psnr(self) -> str:
+        """'47.1 dB', or 'exact'."""
+        return "exact" if math.isinf(self.psnr_db) else f"{self.psnr_db:.1f} dB"
+
+    def within(self, bounds: Bounds) -> bool:
+        return self.psnr_db >= bounds.min_psnr_db and (
+            bounds.max_levels is None or self.max_levels <= bounds.max_levels
+        )
+
+    def to_manifest(self) -> dict[str, Any]:
+        """For `GraphManifest.drift`. JSON knows no infinity, so equal outputs read 'exact'."""
+        psnr = "exact" if math.isinf(self.psnr_db) else round(self.psnr_db, 2)
+        return {
+            "psnr_db": psnr,
+            "max_levels": self.max_levels,
+            "mean_levels": round(self.mean_levels, 5),
+            "picture": self.label,
+        }
+
+
+def drift_between(label: str, reference: Image, other: Image) -> Drift:
+    """Compares two uint8 pictures of one shape."""
+    difference = np.abs(reference.astype(np.int16) - other.astype(np.int16))
+    error = float(np.mean(difference.astype(np.float64) ** 2))
+    psnr = math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    return Drift(label, psnr, int(difference.max()), float(difference.mean()))
+
+
+def read_picture(path: Path) -> Image:
+    """A picture file as (H, W, 3) uint8 RGB.
+
+    Raises:
+        UsageError: there is no such file, or it is no picture.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no picture {path}.", "Give the path of a photograph.")
+    cv2 = need("cv2")
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise UsageError(f"{path} is not a picture that can be read.", "Give a JPEG or PNG photograph.")
+    return np.ascontiguousarray(image[:, :, ::-1])
+
+
+def fit(image: Image, size: Size) -> Image:
+    """Scales `image` to cover `size` and takes the middle, so that nothing is distorted."""
+    cv2 = need("cv2")
+    height, width = image.shape[:2]
+    scale = max(size.height / height, size.width / width)
+    scaled = (max(size.width, round(width * scale)), max(size.height, round(height * scale)))
+    image = cv2.resize(image, scaled, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    top, left = (image.shape[0] - size.height) // 2, (image.shape[1] - size.width) // 2
+    return np.ascontiguousarray(image[top : top + size.height, left : left + size.width])
+
+
+def sizes_to_check(image: Image, fixed: Size | None) -> list[Size]:
+    """The graph's own size; for a dynamic graph the picture's, bounded, and half of that."""
+    if fixed:
+        return [fixed]
+    scale = min(1.0, DYNAMIC_SIDE / max(image.shape[:2]))
+
+    def rounded(factor: float) -> Size:
+        height, width = (max(4, round(side * factor / STRIDE)) * STRIDE for side in image.shape[:2])
+        return Size(height, width)
+
+    return [rounded(scale), rounded(scale / 2)]
+
+
+def check_interface(session: Any, fixed: Size | None) -> None:
+    """Checks names, types and axes of an ONNX Runtime session.
+
+    Raises:
+        ExportError: they are not uint8 [N,H,W,3] `image` to uint8 [N,H,W,3] `restored`.
+    """
+    for kind, name, found in (
+        ("input", INPUT, session.get_inputs()),
+        ("output", OUTPUT, session.get_outputs()),
+    ):
+        said = [(value.name, value.type, value.shape) for value in found]
+        as_expected = len(said) == 1 and said[0][:2] == (name, "tensor(uint8)") and len(said[0][2]) == 4
+        if as_expected and fixed:
+            as_expected = said[0][2] == [1, fixed.height, fixed.width, 3]
+        elif as_expected:
+            *free, channels = said[0][2]
+            as_expected = channels == 3 and not any(isinstance(axis, int) for axis in free)
+        if not as_expected:
+            raise ExportError(f"The graph's {kind} is {said}, not {name!r}, uint8 [N,{fixed or 'H,W'},3].")
+
+
+def measure_drift(
+    network: nn.Module, model: onnx.ModelProto, image: Image, name: str, fixed: Size | None
+) -> list[Drift]:
+    """Runs PyTorch and ONNX Runtime on a real picture and compares what they make of it.
+
+    Args:
+        network: The FP32 network that `model` was exported from.
+        model: The graph, FP32 or FP16.
+        image: A photograph; it is scaled and cropped to the graph's size.
+        name: What the drifts call it.
+        fixed: The graph's size, None if it is dynamic.
+
+    Returns:
+        One drift for each size, and for an FP16 graph another for its rehearsal.
+
+    Raises:
+        ExportError: names, types or axes are wrong.
+        ParityError: an output is one flat colour (NaN becomes black).
+    """
+    pictures = [fit(image, size) for size in sizes_to_check(image, fixed)]
+    runs = {"": model}
+    if any(weight.data_type == HALF for weight in model.graph.initializer):
+        runs[" (FP16 rounding)"] = rehearse_fp16(model)
+    sessions = {how: _session(graph) for how, graph in runs.items()}
+    check_interface(sessions[""], fixed)
+    deploy = DeployNet(network, fixed).eval()
+    with torch.inference_mode():
+        references = [deploy(torch.from_numpy(p)[None])[0].numpy() for p in pictures]
+    drifts = []
+    for how, session in sessions.items():
+        for given, reference in zip(pictures, references, strict=True):
+            restored = session.run([OUTPUT], {INPUT: given[None]})[0][0]
+            label = f"{name} {given.shape[0]}x{given.shape[1]}{how}"
+            _check_not_flat(label, reference, restored)
+            drifts.append(drift_between(label, reference, restored))
+    return drifts
+
+
+def worst_of(drifts: Sequence[Drift]) -> Drift:
+    """The drift with the lowest PSNR."""
+    return min(drifts, key=lambda drift: drift.psnr_db)
+
+
+def require(drifts: Sequence[Drift], bounds: Bounds) -> None:
+    """Holds drifts to their bounds.
+
+    Raises:
+        ParityError: one is beyond them; it names the worst.
+    """
+    failed = [drift for drift in (worst_of(drifts), *drifts) if not drift.within(bounds)]
+    if failed:
+        drift = failed[0]
+        raise ParityError(
+            f"The graph differs from PyTorch by {drift.psnr} and up to {drift.max_levels} levels on "
+            f"{drift.label}, where {bounds} are asked for; no file was written.",
+            "Try --precision fp32, another --picture, or state your own bound with --min-psnr.",
+        )
+
+
+def _check_not_flat(label: str, reference: Image, restored: Image) -> None:
+    if np.ptp(restored) == 0 and np.ptp(reference) > 0:
+        raise ParityError(
+            f"The graph makes one flat colour, {restored[0, 0].tolist()}, of {label}: "
+            "it overflows or holds NaN.",
+            "Export with --precision fp32.",
+        )
+
+
+def _session(model: onnx.ModelProto) -> Any:
+    ort = need("onnxruntime", "export")
+    options = ort.SessionOptions()
+    options.enable_cpu_mem_arena = False  # run once or twice: the arena would only hold memory
+    options.log_severity_level = 3
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

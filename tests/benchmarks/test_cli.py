@@ -1,0 +1,220 @@
+"""`sdps-bench` from end to end on real graphs, and what it says to wrong usage."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import onnx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sdps.benchmarks import timing
+from sdps.benchmarks.archive import load_report
+from sdps.benchmarks.cli import app, main
+from sdps.core.frame import Image
+from sdps.core.manifest import GraphManifest
+from sdps.export.onnx_export import describe
+from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
+
+
+class Exported(NamedTuple):
+    checkpoint: Path
+    out: Path
+    exit_code: int
+    printed: str
+
+
+Bench = Callable[..., tuple[int, str, str]]
+Picture = Callable[[int, int], Image]
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A run on a checkpoint without graphs, which exports them; the other tests measure those."""
+    folder = tmp_path_factory.mktemp("own")
+    torch.manual_seed(1)
+    network = SDPSFNet(SDPSFNetConfig(tau=0, features=8, scale_unet=4, scale_orb=4, cabs=1))
+    network.requires_grad_(False).stage_osr.tail.weight.mul_(0.2)  # a mild change, as a trained net's
+    save_checkpoint(network, folder / "own.safetensors")
+    arguments = (folder / "own.safetensors", "--provider", "cpu", "--size", 64, "--rounds", 1, "--threads", 1)
+    result = CliRunner().invoke(
+        app, [*map(str, arguments), "--out", str(folder / "out")], env={"COLUMNS": "100"}
+    )
+    return Exported(folder / "own.safetensors", folder / "out", result.exit_code, result.stdout)
+
+
+@pytest.fixture
+def checkpoint(exported: Exported) -> Path:
+    return exported.checkpoint
+
+
+@pytest.fixture
+def graph(exported: Exported) -> Path:
+    return exported.out / "own-fp32.onnx"
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Bench:
+    """bench(*arguments) -> exit code, standard output, standard error."""
+    monkeypatch.setattr(timing, "PAUSE_S", 0.0)
+    monkeypatch.setenv("COLUMNS", "100")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["sdps-bench", *map(str, arguments), "--threads", "1"])
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        captured = capsys.readouterr()
+        return int(stopped.value.code or 0), captured.out, captured.err
+
+    return run
+
+
+def manifest_of(graph: Path) -> GraphManifest:
+    return GraphManifest.from_metadata({p.key: p.value for p in onnx.load(graph).metadata_props})
+
+
+def save_pictures(folder: Path, picture: Picture, *names: str, brighter: int = 0) -> Path:
+    folder.mkdir()
+    for i, name in enumerate(names):
+        cv2.imwrite(str(folder / name), cv2.add(picture(50 + 4 * i, 70), brighter))
+    return folder
+
+
+def test_given_graphs_are_measured_on_the_providers_asked_for(
+    bench: Bench, checkpoint: Path, graph: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    code, printed, said = bench(
+        checkpoint, "--graph", graph, "--provider", "cpu", "--provider", "openvino",
+        "--size", "64x96", "--rounds", 3, "--out", out,
+    )  # fmt: skip
+    assert code == 0, said
+    report = load_report(out / "report.json")
+    assert [m.contender for m in report.measurements] == [
+        "PyTorch FP32",
+        f"{graph.stem} on onnxruntime",
+        f"{graph.stem} on openvino",
+    ]
+    assert {len(m.samples_ns) for m in report.measurements} == {3}
+    assert all(m.drift is not None and m.drift.psnr_db > 60 for m in report.measurements[1:])
+    assert (report.size, report.timing.threads, report.config["tau"]) == ("64x96", 1, 0)
+    parameters = sum(p.numel() for p in load_checkpoint(checkpoint).parameters())
+    assert sum(stage.parameters for stage in report.stages) == parameters
+    assert f"{graph.stem} on openvino" in printed
+    assert "restores the same picture" in printed
+    assert (out / "report.md").read_text().count("| PyTorch FP32 |") == 1
+    assert str(out / "report.md") in said
+
+
+def test_without_graphs_it_exports_fp32_and_fp16_itself(exported: Exported) -> None:
+    assert exported.exit_code == 0, exported.printed
+    names = sorted(path.name for path in exported.out.iterdir())
+    assert names == ["own-fp16.onnx", "own-fp32.onnx", "report.json", "report.md"]
+    full, half = (manifest_of(exported.out / name) for name in ("own-fp32.onnx", "own-fp16.onnx"))
+    assert (half.precision, half.size, half.name) == ("fp16", "dynamic", "own")
+    assert replace(half, precision="fp32") == full
+    report = load_report(exported.out / "report.json")
+    assert report.measurements[1].macs == full.macs > 1e9
+    assert not any("other weights" in note for note in report.notes)
+    assert any("computed in FP32 on a CPU" in note for note in report.notes)
+    assert "own-fp16 on onnxruntime" in exported.printed
+
+
+def test_own_pictures_with_ground_truth(
+    bench: Bench, checkpoint: Path, graph: Path, picture: Picture, tmp_path: Path
+) -> None:
+    rainy = save_pictures(tmp_path / "rainy", picture, "1.png", "2.png", brighter=12)
+    clean = save_pictures(tmp_path / "clean", picture, "1.png", "2.png")
+    code, printed, said = bench(
+        checkpoint, "--graph", graph, "--provider", "cpu", "--size", "32x48",
+        "--rounds", 1, "--pictures", rainy, "--truth", clean, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, said
+    report = load_report(tmp_path / "out" / "report.json")
+    drift = report.measurements[1].drift
+    assert drift is not None
+    assert [p.picture for p in drift.pictures] == ["1.png", "2.png"]
+    assert report.input_truth is not None
+    assert 24 < report.input_truth.psnr_db < 30
+    assert all(m.truth for m in report.measurements)
+    assert "Against ground truth" in printed
+
+
+def test_a_fixed_graph_decides_the_size(
+    bench: Bench, checkpoint: Path, graph: Path, picture: Picture, tmp_path: Path
+) -> None:
+    rainy = save_pictures(tmp_path / "rainy", picture, "1.png")
+    model, manifest = onnx.load(graph), manifest_of(graph)
+    describe(model, replace(manifest, size="32x48", weights_sha256="0" * 64))
+    onnx.save(model, tmp_path / "fixed.onnx")
+    common = (checkpoint, "--graph", tmp_path / "fixed.onnx", "--provider", "cpu", "--rounds", 1)
+    code, printed, said = bench(*common, "--pictures", rainy)
+    assert code == 0, said
+    assert "Latency at 32x48" in printed
+    assert "cut to their middle 32x48" in printed
+    assert "fixed was exported from other weights" in printed
+    code, _, said = bench(*common, "--size", "64x64")
+    assert code == 2
+    assert "--size 32x48" in said
+
+
+def test_quiet_prints_the_verdict_and_nothing_else(bench: Bench, checkpoint: Path, graph: Path) -> None:
+    code, printed, said = bench(
+        checkpoint, "--graph", graph, "--provider", "cpu", "--size", 64, "--rounds", 1, "-q"
+    )
+    assert (code, said) == (0, "")
+    (line,) = printed.splitlines()
+    assert line.startswith(f"{graph.stem} on onnxruntime: ")
+
+
+def test_wrong_usage_is_one_line_and_exit_2(
+    bench: Bench, checkpoint: Path, graph: Path, picture: Picture, tmp_path: Path
+) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    rainy = save_pictures(tmp_path / "rainy", picture, "1.png")
+    clean = save_pictures(tmp_path / "clean", picture, "other.png")
+    wrong = {
+        "no checkpoint": ("nowhere.pth",),
+        "nowhere.onnx": (checkpoint, "--graph", "nowhere.onnx"),
+        "HEIGHTxWIDTH": (checkpoint, "--size", "big"),
+        "holds no pictures": (checkpoint, "--pictures", empty),
+        "no folder": (checkpoint, "--pictures", tmp_path / "none"),
+        "no ground truth": (checkpoint, "--pictures", rainy, "--truth", clean),
+        "without pictures": (checkpoint, "--truth", clean),
+        "called": (checkpoint, "--graph", graph, "--graph", graph),
+        "frobnicate": (checkpoint, "--graph", graph, "--provider", "frobnicate"),
+    }
+    for says, arguments in wrong.items():
+        code, printed, said = bench(*arguments)
+        assert (code, printed) == (2, ""), (says, said)
+        assert says in said
+        assert len(said.splitlines()) == 1
+
+
+def test_a_file_that_is_no_checkpoint_fails_with_one_line(bench: Bench, tmp_path: Path) -> None:
+    (tmp_path / "a.safetensors").write_bytes(b"no weights")
+    code, printed, said = bench(tmp_path / "a.safetensors", "--rounds", 1)
+    assert (code, printed) == (1, "")
+    assert "a.safetensors" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_an_unwritable_folder_is_found_out_first(bench: Bench, checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    code, _, said = bench(checkpoint, "--out", tmp_path / "file" / "out")
+    assert code == 1
+    assert "folder" in said
+
+
+def test_the_command_line_loads_no_heavy_package() -> None:
+    code = "import sys, sdps.benchmarks.cli; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert not {"torch", "numpy", "onnx", "onnxruntime", "openvino"} & set(done.stdout.split())

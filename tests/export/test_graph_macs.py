@@ -1,0 +1,31 @@
+"""MACs of graphs: the same number as PyTorch's own counter, and as the published one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from onnx import ModelProto
+
+from sdps.core.spec import Size
+from sdps.export.graph_macs import count_macs
+from sdps.export.job import network_macs
+from sdps.model import SDPSFNet
+
+
+@pytest.mark.parametrize(
+    ("precision", "size", "counted_at"),
+    [
+        ("fp32", "61x90", Size(64, 92)),
+        ("fp32", "dynamic", Size(256, 256)),
+        ("fp16", "dynamic", Size(256, 256)),
+    ],
+)
+def test_graphs_count_as_pytorch_counts(
+    graph: Callable[..., ModelProto], tiny_network: SDPSFNet, precision: str, size: str, counted_at: Size
+) -> None:
+    assert count_macs(graph(precision, size)) == network_macs(tiny_network, counted_at)  # torch's counter / 2
+
+
+def test_the_full_network_counts_as_published() -> None:
+    assert network_macs(SDPSFNet()) == pytest.approx(211.34e9, abs=5e6)

@@ -1,0 +1,145 @@
+"""The engines agree, and what they cannot run is said clearly."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from sdps import Derainer
+from sdps.core.errors import FrameError, ModelError, SdpsError, UsageError
+from sdps.core.frame import Image
+from sdps.model import SDPSFNet, save_checkpoint
+from sdps.runtime.backends import open_backend
+from sdps.runtime.bundled import bundled_models, resolve
+from sdps.runtime.graph_file import read_graph
+
+GraphPath = Callable[..., Path]
+MakePicture = Callable[[int, int], Image]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tiny_network: SDPSFNet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save_checkpoint(tiny_network, path)
+    return path
+
+
+@pytest.mark.parametrize("provider", ["openvino", "cpu"])
+@pytest.mark.parametrize(("precision", "bound"), [("fp32", 1), ("fp16", 4)])
+def test_engines_agree_with_pytorch(
+    provider: str, precision: str, bound: int, graph_path: GraphPath, checkpoint: Path, picture: MakePicture
+) -> None:
+    reference = Derainer.load(checkpoint)
+    assert reference.backend.name == "torch:CPU"
+    with Derainer.load(graph_path(precision, "dynamic"), provider) as derainer:
+        for size in ((64, 96), (61, 90), (40, 44)):  # the sizes of one camera after another
+            image = picture(*size)
+            difference = np.abs(derainer(image).astype(int) - reference(image).astype(int))
+            assert difference.max() <= bound
+            assert difference.mean() < 0.2
+
+
+def test_the_same_picture_gives_the_same_answer_and_is_left_alone(
+    graph_path: GraphPath, picture: MakePicture
+) -> None:
+    derainer, image = Derainer.load(graph_path()), picture(64, 96)
+    before = image.copy()
+    image.setflags(write=False)
+    first = derainer(image)
+    second = derainer(picture(64, 96)[::-1])
+    assert np.array_equal(image, before)
+    assert np.array_equal(first, derainer(image)), "the first answer was overwritten by a later one"
+    assert not np.array_equal(first, second)
+    first[:] = 0  # the caller's to change
+    assert derainer(image).any()
+
+
+def test_auto_prefers_openvino_without_a_gpu_and_says_why(graph_path: GraphPath) -> None:
+    backend = open_backend(graph_path())
+    assert backend.name == "openvino:CPU"
+    assert "GPU" in backend.reason
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
+def test_a_gpu_provider_that_is_not_there_is_said_not_replaced(provider: str, graph_path: GraphPath) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    with pytest.raises(SdpsError, match="ExecutionProvider"):
+        open_backend(graph_path(), provider)
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        ([[1, 2], [3, 4]], "NumPy array, got list"),
+        (np.zeros((8, 8), np.uint8), r"got \(8, 8\)"),
+        (np.zeros((8, 8, 4), np.uint8), r"got \(8, 8, 4\)"),
+        (np.zeros((0, 8, 3), np.uint8), r"got \(0, 8, 3\)"),
+        (np.zeros((8, 8, 3), np.float32), "uint8, got float32"),
+    ],
+)
+def test_what_is_no_picture(image: object, says: str) -> None:
+    with pytest.raises(FrameError, match=says):
+        Derainer.load(provider="identity")(image)
+
+
+def test_names_and_paths(tmp_path: Path) -> None:
+    assert resolve("sdps-nano").is_file()
+    assert bundled_models()[0] == "sdps-nano"
+    with pytest.raises(UsageError, match="sdps-nano"):
+        resolve("sdps-giant")
+    engine = tmp_path / "a.engine"
+    engine.write_bytes(b"plan")
+    with pytest.raises(UsageError, match=r"\.onnx file it was built from"):
+        resolve(engine)
+    with pytest.raises(UsageError, match="openvino"):
+        open_backend("sdps-nano", "quantum")
+
+
+def test_files_that_are_no_graphs(tmp_path: Path, graph_path: GraphPath) -> None:
+    bad = tmp_path / "bad.onnx"
+    for content in (b"", b"not a graph at all", graph_path().read_bytes()[:50_000]):
+        bad.write_bytes(content)
+        for provider in ("openvino", "cpu"):
+            with pytest.raises(ModelError):
+                open_backend(bad, provider)
+
+
+def test_a_foreign_graph_is_refused(tmp_path: Path, graph_path: GraphPath) -> None:
+    model = onnx.load(graph_path())
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(ModelError, match="no sdps description"):
+        open_backend(tmp_path / "foreign.onnx")
+
+
+def test_weights_in_other_files_are_refused(tmp_path: Path, graph_path: GraphPath) -> None:
+    model = onnx.load(graph_path())
+    onnx.save(
+        model, tmp_path / "split.onnx", save_as_external_data=True, location="weights.bin", size_threshold=0
+    )
+    with pytest.raises(ModelError, match="other files"):
+        open_backend(tmp_path / "split.onnx")
+
+
+def test_the_description_is_read_without_the_onnx_package(graph_path: GraphPath) -> None:
+    data, manifest = read_graph(graph_path())
+    written = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
+    assert manifest.to_metadata() == written
+
+
+def test_the_runtime_loads_no_torch_and_starts_quickly() -> None:
+    code = (
+        "import sys, sdps; from sdps.runtime import cli, derainer, pipeline, sinks, sources; "
+        "import numpy; sdps.Derainer.load('sdps-nano')(numpy.zeros((16, 16, 3), 'uint8')); "
+        "print([m for m in ('torch', 'onnx', 'onnxscript', 'pygame') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
