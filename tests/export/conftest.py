@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -13,14 +12,9 @@ import pytest
 import torch
 
 from sdps.core.frame import Image
-from sdps.core.manifest import INPUT, GraphManifest
-from sdps.export.onnx_export import describe
-from sdps.export.precision import to_fp16
+from sdps.core.manifest import INPUT
 from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.model.checkpoint import to_published
-
-# Small networks on cores that others use too: two threads waiting for each other take ten times as long.
-torch.set_num_threads(1)
 
 ODD = "61x90"
 """A size that the stride does not divide: padding and cropping are inside the graph."""
@@ -42,20 +36,9 @@ def run_graph() -> Callable[[onnx.ModelProto, Image], Image]:
 
 
 @pytest.fixture(scope="session")
-def graph(graph_path: Callable[..., Path]) -> Callable[[str, str], onnx.ModelProto]:
-    """graph('fp16', 'dynamic'): FP16 graphs are converted from the traced FP32 ones, as the exporter does."""
-
-    def make(precision: str, size: str = ODD) -> onnx.ModelProto:
-        model = onnx.load(graph_path("fp32", size))
-        if precision == "fp32":
-            return model
-        model = to_fp16(model)
-        properties: dict[str, Any] = {entry.key: entry.value for entry in model.metadata_props}
-        manifest = GraphManifest.from_metadata(properties | {"sdps.precision": precision})
-        describe(model, manifest)
-        return model
-
-    return make
+def graph(graph_path: Callable[..., Path]) -> Callable[..., onnx.ModelProto]:
+    """graph('fp16', 'dynamic'): the shared graphs, loaded afresh."""
+    return lambda precision, size=ODD: onnx.load(graph_path(precision, size))
 
 
 @pytest.fixture(scope="session")
