@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -20,16 +21,20 @@ from sdps.runtime.stream import StreamInfo
 class CameraSource:
     """Reads a camera as fast as it delivers; the pipeline keeps only the newest frame.
 
+    Args:
+        index: The camera's number.
+        capture: An opened `cv2.VideoCapture` to read instead, a GStreamer pipeline for example.
+
     Raises:
         SourceError: there is no such camera, it is in use, or delivers nothing.
     """
 
-    def __init__(self, index: int) -> None:
+    def __init__(self, index: int, capture: Any = None) -> None:
         cv2 = need("cv2")
         self.skipped = 0
         with contextlib.suppress(AttributeError):  # its own warnings come before our error
             cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-        self.capture = cv2.VideoCapture(index)
+        self.capture = capture or cv2.VideoCapture(index)
         ok, bgr = self.capture.read() if self.capture.isOpened() else (False, None)
         if not ok or bgr is None:
             self.capture.release()

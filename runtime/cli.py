@@ -104,6 +104,14 @@ def run(
     say(_sentence(summary, sink))
     if not summary.written:
         raise SdpsError("Not one frame was written.", "Is the input complete?")
+    expected = (
+        source.info.frames if source.info.kind == "video" and limit is None and summary.complete else None
+    )
+    if expected and summary.written < 0.95 * expected - 2:
+        raise SdpsError(
+            f"The input ended after {summary.written} of {expected} frames.",
+            "It is damaged or cut off; the output holds what could be read.",
+        )
 
 
 def _default_output() -> str:

@@ -83,7 +83,8 @@ class Pipeline:
             case the output ends with the last frame and is playable.
 
         Raises:
-            SdpsError: reading, restoring or writing failed; the output is discarded.
+            SdpsError: reading, restoring or writing failed; the output is discarded, except what
+                was recorded of a live source.
         """
         stages = ((self._read, self.read_queue), (self._infer, self.done_queue))
         workers = [threading.Thread(target=self._guard, args=stage, daemon=True) for stage in stages]
@@ -107,7 +108,8 @@ class Pipeline:
             for worker in workers:
                 worker.join(timeout=3)
             self.source.close()
-            if failed:
+            # Half a film looks like a whole one, so it goes; of a camera every second counts.
+            if failed and not self.source.info.live:
                 self.sink.discard()
             else:
                 self.sink.close(whole)

@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 import pytest
 
-from sdps.core.errors import SdpsError, SinkError
+from sdps.core.errors import SdpsError, SinkError, SourceError
 from sdps.core.frame import Frame, Image
+from sdps.runtime.camera_source import CameraSource
 from sdps.runtime.compare import compose, sweep
 from sdps.runtime.pipeline import Pipeline
 from sdps.runtime.sinks import NullSink, open_sink
@@ -110,6 +111,7 @@ def test_a_failure_in_any_thread_reaches_the_caller_and_leaves_no_file(
 
         source.close()
         source = Broken(3, 1000)
+        source.info = StreamInfo("video", 16, 16)
     if where == "sink":
         sink.write = fail
     threads = threading.active_count()
@@ -136,6 +138,22 @@ def test_disk_full_is_said_and_leaves_nothing(make_video: MakeVideo) -> None:
     source = open_source(str(make_video(times=4)))
     with pytest.raises(SinkError, match="cannot be written"):
         Pipeline(source, lambda image: image, open_sink("/proc/out.mp4", source.info)).run()
+
+
+def test_a_camera_is_read_until_it_stops_and_its_recording_is_kept(
+    make_video: MakeVideo, tmp_path: Path
+) -> None:
+    red = np.zeros((48, 64, 3), np.uint8)
+    red[..., 0] = 200
+    capture = cv2.VideoCapture(str(make_video(times=9, picture=red)))
+    source = CameraSource(0, capture)
+    assert (source.info.width, source.info.height, source.info.fps, source.info.live) == (64, 48, 25, True)
+    sink = open_sink(str(tmp_path / "out.mp4"), source.info)
+    with pytest.raises(SourceError, match="stopped delivering"):
+        Pipeline(source, lambda image: image, sink).run()
+    frames = probe(tmp_path / "out.mp4").frames
+    assert 1 <= len(frames) <= 8
+    assert np.abs(frames[0].astype(int) - red).max() <= 6, "OpenCV's BGR came through as RGB"
 
 
 def sdps_run(*arguments: str, **kwargs: Any) -> subprocess.CompletedProcess[str]:
@@ -176,6 +194,16 @@ def test_the_command_on_a_picture(picture: MakePicture, tmp_path: Path) -> None:
     assert "sdps-nano on openvino:CPU" in done.stderr
     assert "1 frame to" in done.stderr
     assert cv2.imread(str(tmp_path / "clean.png")).shape == (70, 101, 3)
+
+
+def test_a_cut_off_input_is_said_and_its_part_is_kept(make_video: MakeVideo, tmp_path: Path) -> None:
+    whole = make_video("in.mkv", times=60, noisy=True)
+    cut = tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    done = sdps_run("--input", str(cut), "--output", str(tmp_path / "out.mp4"), "--provider", "identity")
+    frames = len(probe(tmp_path / "out.mp4").frames)
+    assert done.returncode == 1
+    assert f"ended after {frames} of 60 frames" in done.stderr
 
 
 @pytest.mark.parametrize(
