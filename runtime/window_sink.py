@@ -38,7 +38,8 @@ class WindowSink:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         self.pygame: Any = need("pygame")
         self.info, self.compare, self.place = info, compare, "window"
-        self.position, self.paused, self.begin = 0.5, False, time.monotonic()
+        self.position, self.paused = 0.5, False
+        self.opened = self.begin = time.monotonic()
         self.shown: tuple[Frame, Frame] | None = None
         width = info.width * (2 if compare == "side" else 1)
         try:
@@ -89,7 +90,7 @@ class WindowSink:
         self.left, self.wide = (wide - size[0]) // 2, size[0]
         self.screen.fill((0, 0, 0))
         self.screen.blit(pygame.transform.smoothscale(surface, size), (self.left, (high - size[1]) // 2))
-        if time.monotonic() - self.begin < HELP_SECONDS or self.paused:
+        if time.monotonic() - self.opened < HELP_SECONDS or self.paused:
             self.screen.blit(self.font.render(HELP, True, (255, 255, 255), (0, 0, 0)), (8, high - 26))
         pygame.display.flip()
 
