@@ -7,20 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdps.core.console import failing_clearly
-from sdps.core.version import __version__
+from sdps.core.console import failing_clearly, version_printer
 
 if TYPE_CHECKING:
     from sdps.benchmarks.bench import Plan
     from sdps.benchmarks.measurement import Report
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"sdps-bench {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -85,7 +78,10 @@ def bench(
     seed: Annotated[int, typer.Option(help="Decides the order of contenders within rounds.")] = 0,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the verdicts.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=version_printer("sdps-bench"), is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Measure PyTorch against exported graphs: cost, speed and fidelity.

@@ -13,6 +13,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from sdps.core.errors import MissingDependency, SdpsError
+from sdps.core.version import __version__
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -43,6 +44,19 @@ def need(module: str, extra: str = "") -> ModuleType:
         raise MissingDependency(
             f"{module} cannot be imported ({error}).", f"Install it with: pip install 'sdps[{extra}]'"
         ) from error
+
+
+def version_printer(command: str) -> Callable[[bool], None]:
+    """The callback of a command's --version."""
+
+    def show(asked: bool) -> None:
+        if asked:
+            import typer
+
+            typer.echo(f"{command} {__version__}")
+            raise typer.Exit
+
+    return show
 
 
 def failing_clearly(command: Command) -> Command:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdps.core.artifact import atomic_path
-from sdps.core.console import failing_clearly, need
+from sdps.core.console import failing_clearly, need, version_printer
 from sdps.core.errors import UsageError
 from sdps.core.spec import ShapeRange, Size
-from sdps.core.version import __version__
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -28,12 +27,6 @@ ENGINES = ("auto", "rtx", "tensorrt", "none")
 DEFAULT_SIZE = "256x256"
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"sdps-export {__version__}")
-        raise typer.Exit
 
 
 @app.command()
@@ -85,7 +78,10 @@ def export(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths that were written.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=version_printer("sdps-export"), is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Export a checkpoint to one ONNX graph, uint8 picture in, uint8 picture out.

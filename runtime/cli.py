@@ -7,21 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdps.core.console import failing_clearly
+from sdps.core.console import failing_clearly, version_printer
 from sdps.core.errors import SdpsError, UsageError
-from sdps.core.version import __version__
 
 if TYPE_CHECKING:
     from sdps.runtime.pipeline import Summary
     from sdps.runtime.stream import Sink, Source
 
-app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        typer.echo(f"sdps-run {__version__}")
-        raise typer.Exit
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 @app.command()
@@ -62,14 +55,19 @@ def run(
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads for the model; 0 leaves it to the engine.")
     ] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress and no summary.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no summary.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+        bool,
+        typer.Option(
+            "--version", callback=version_printer("sdps-run"), is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """Remove rain from a camera, a video or pictures.
 
-    Examples:  sdps-run --camera 0   ·   sdps-run --input rain.mp4 --output clean.mp4   ·
+    \b
+    sdps-run --camera 0
+    sdps-run --input rain.mp4 --output clean.mp4
     sdps-run --input photos/ --output clean/ --compare side
     """
     if (input is None) == (camera is None):
