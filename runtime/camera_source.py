@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from collections.abc import Iterator
@@ -11,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from sdps.core.console import need
 from sdps.core.errors import SourceError
 from sdps.core.frame import Frame
 from sdps.runtime.color import ColorSpec
+from sdps.runtime.opencv import opencv
 from sdps.runtime.stream import StreamInfo
 
 
@@ -30,10 +29,8 @@ class CameraSource:
     """
 
     def __init__(self, index: int, capture: Any = None) -> None:
-        cv2 = need("cv2")
+        cv2 = opencv()
         self.skipped = 0
-        with contextlib.suppress(AttributeError):  # its own warnings come before our error
-            cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
         self.capture = capture or cv2.VideoCapture(index)
         ok, bgr = self.capture.read() if self.capture.isOpened() else (False, None)
         if not ok or bgr is None:

@@ -6,9 +6,9 @@ import math
 
 import numpy as np
 
-from sdps.core.console import need
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.runtime.opencv import opencv
 
 MODES = ("off", "side", "wipe")
 SWEEP_SECONDS = 6.0
@@ -49,7 +49,7 @@ def sweep(seconds: float) -> float:
 
 def label(image: Image, text: str, side: float) -> Image:
     """A copy with a word in the upper left (side 0) or right (side 1) corner, if there is room."""
-    cv2 = need("cv2")
+    cv2 = opencv()
     height, width = image.shape[:2]
     result = image.copy()
     scale = max(0.4, min(height, width) / 500)

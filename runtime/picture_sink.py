@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sdps.core.artifact import write_bytes
-from sdps.core.console import need
 from sdps.core.errors import SinkError, UsageError
 from sdps.core.frame import Frame, Image
 from sdps.runtime.compare import compose, sweep
+from sdps.runtime.opencv import opencv
 from sdps.runtime.stream import StreamInfo
 
 WRITABLE = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
@@ -20,7 +21,8 @@ class PictureSink:
     JPEG and WebP are written at quality 95. Video frames are named frame_000001.png and so on.
 
     Raises:
-        UsageError: one path for several frames, or a suffix that cannot be written.
+        UsageError: one path for several frames, two inputs of one name, or an output that is an
+            input.
     """
 
     def __init__(self, path: Path, info: StreamInfo, compare: str = "off") -> None:
@@ -31,21 +33,25 @@ class PictureSink:
             )
         self.path, self.info, self.compare = path, info, compare
         self.place = str(path)
-        self.written: list[Path] = []
+        if info.kind == "pictures":
+            targets = [self._target(source.name, 0) for source in info.inputs]
+            for source, target in zip(info.inputs, targets, strict=True):
+                refuse_input(target, (source,))
+            if len(set(targets)) < len(targets):
+                twice = next(target.name for target in targets if targets.count(target) > 1)
+                raise UsageError(f"Two pictures would be written as {twice}.", "Give one folder at a time.")
 
     def write(self, rainy: Frame, clean: Frame) -> bool:
         position = sweep(clean.time) if self.info.kind == "video" else 0.5
         image = compose(self.compare, rainy.image, clean.image, position)
-        target = self.path if self.single else self.path / self._name(clean)
+        target = self._target(clean.name, clean.index)
         write_bytes(target, encode_picture(image, target.suffix))
-        self.written.append(target)
         return True
 
-    def _name(self, frame: Frame) -> str:
-        if not frame.name:
-            return f"frame_{frame.index + 1:06d}.png"
-        name = Path(frame.name)
-        return name.name if name.suffix.lower() in WRITABLE else f"{name.stem}.png"
+    def _target(self, name: str, index: int) -> Path:
+        if self.single:
+            return self.path
+        return self.path / (name or f"frame_{index + 1:06d}.png")
 
     def close(self, complete: bool = True) -> None:
         """Nothing is left to do: each picture was finished when it was written."""
@@ -60,7 +66,7 @@ def encode_picture(image: Image, suffix: str) -> bytes:
     Raises:
         SinkError: the format cannot hold it.
     """
-    cv2 = need("cv2")
+    cv2 = opencv()
     options = []
     if suffix.lower() in (".jpg", ".jpeg"):
         options = [cv2.IMWRITE_JPEG_QUALITY, 95]
@@ -75,3 +81,9 @@ def encode_picture(image: Image, suffix: str) -> bytes:
     if not done:
         raise SinkError(f"A {suffix} file cannot hold this picture.", "Write .png instead.")
     return bytes(data)
+
+
+def refuse_input(target: Path, inputs: Iterable[Path]) -> None:
+    """Raises a UsageError if `target` is one of the files that are being read."""
+    if target.exists() and any(source.exists() and target.samefile(source) for source in inputs):
+        raise UsageError(f"{target} is the input itself.", "Choose another --output.")

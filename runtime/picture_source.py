@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sdps.core.console import need
 from sdps.core.errors import SourceError
 from sdps.core.frame import Frame, Image
+from sdps.runtime.opencv import opencv
 from sdps.runtime.stream import StreamInfo
 
 
@@ -28,8 +28,9 @@ class PictureSource:
             raise SourceError(f"{files[0]} is not a readable picture.", "Is the file complete?")
         self.skipped = 0  # counted again when they are read in turn
         self.notes.clear()
+        height, width = first.shape[:2]
         self.info = StreamInfo(
-            "pictures", first.shape[1], first.shape[0], frames=len(files), notes=self.notes
+            "pictures", width, height, frames=len(files), inputs=tuple(files), notes=self.notes
         )
 
     def _read(self, path: Path) -> Image | None:
@@ -58,7 +59,7 @@ def decode_picture(data: bytes) -> Image | None:
 
     Grey becomes RGB; of 16 bits the upper 8 are kept; transparency is dropped.
     """
-    cv2 = need("cv2")
+    cv2 = opencv()
     if not data:
         return None
     try:

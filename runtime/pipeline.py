@@ -107,7 +107,8 @@ class Pipeline:
             self._drain()
             for worker in workers:
                 worker.join(timeout=3)
-            self.source.close()
+            if not workers[0].is_alive():  # one that hangs in a read must not lose its file beneath it
+                self.source.close()
             # Half a film looks like a whole one, so it goes; of a camera every second counts.
             if failed and not self.source.info.live:
                 self.sink.discard()

@@ -51,8 +51,6 @@ def open_sink(uri: str, info: StreamInfo, compare: str = "off", title: str = "sd
     from sdps.runtime.video_sink import VideoSink
 
     path = Path(uri)
-    if info.path is not None and path.exists() and path.samefile(info.path):
-        raise UsageError(f"{path} is the input itself.", "Choose another --output.")
-    if path.is_dir() or not path.suffix or path.suffix.lower() in WRITABLE:
-        return PictureSink(path, info, compare)
-    return VideoSink(path, info, compare)
+    pictures = path.is_dir() or not path.suffix or path.suffix.lower() in WRITABLE
+    sink: Sink = PictureSink(path, info, compare) if pictures else VideoSink(path, info, compare)
+    return sink

@@ -74,7 +74,7 @@ def open_camera(index: int) -> Source:
 def natural(path: Path) -> list[tuple[int, str]]:
     """A sort key that puts frame10 after frame9."""
     return [
-        (int(part), "") if part.isdigit() else (0, part.lower()) for part in re.split(r"(\d+)", path.name)
+        (int(part), "") if part.isdecimal() else (0, part.lower()) for part in re.split(r"(\d+)", path.name)
     ]
 
 

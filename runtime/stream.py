@@ -24,7 +24,8 @@ class StreamInfo:
         fps: Nominal frames per second.
         frames: Number of frames, or None if unknown (a camera).
         live: Frames come when they come; late ones are worthless.
-        path: The file, if the stream is one (its sound is copied from there).
+        inputs: The file or files that are read; the sound of a video is copied from there, and none
+            of them is ever written over.
         time_base: Unit of the presentation times.
         color: Matrix and range of the frames as they were coded.
         aspect: Sample aspect ratio, width over height of a pixel.
@@ -37,7 +38,7 @@ class StreamInfo:
     fps: Fraction = Fraction(25)
     frames: int | None = None
     live: bool = False
-    path: Path | None = None
+    inputs: tuple[Path, ...] = ()
     time_base: Fraction = VIDEO_CLOCK
     color: ColorSpec = field(default_factory=ColorSpec)
     aspect: Fraction = Fraction(1)

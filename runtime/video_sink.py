@@ -15,6 +15,7 @@ from sdps.core.errors import SinkError, UsageError
 from sdps.core.frame import Frame
 from sdps.runtime.color import ColorSpec, to_yuv
 from sdps.runtime.compare import compose, sweep
+from sdps.runtime.picture_sink import refuse_input
 from sdps.runtime.stream import StreamInfo
 
 CODECS = {".mp4": "libx264", ".m4v": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
@@ -35,7 +36,7 @@ class VideoSink:
     under its name when it is finished.
 
     Raises:
-        UsageError: the suffix is not one of CODECS.
+        UsageError: the suffix is not one of CODECS, or the file is the input itself.
         SinkError: the file cannot be written.
     """
 
@@ -46,6 +47,7 @@ class VideoSink:
                 f"Videos are not written as {path.suffix or path.name!r}.",
                 f"Choose from {', '.join(CODECS)}.",
             )
+        refuse_input(path, info.inputs)
         self.path, self.info, self.compare, self.codec = path, info, compare, codec
         self.place = str(path)
         self.temporary = path.with_name(f".{path.stem}.{secrets.token_hex(4)}.tmp{path.suffix}")
@@ -77,8 +79,8 @@ class VideoSink:
         if self.info.aspect != 1 and self.compare != "side":
             stream.sample_aspect_ratio = self.info.aspect
         self.stream, self.size = stream, (height, width)
-        if self.info.path is not None:
-            self.sound = Sound(self.info.path, self.container)
+        if self.info.kind == "video" and self.info.inputs:
+            self.sound = Sound(self.info.inputs[0], self.container)
         self.container.start_encoding()
 
     def write(self, rainy: Frame, clean: Frame) -> bool:

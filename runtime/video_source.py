@@ -66,7 +66,7 @@ class VideoSource:
             fps=Fraction(rate),
             frames=self.stream.frames or self._estimate(),
             live=live,
-            path=None if remote else Path(uri),
+            inputs=() if remote else (Path(uri),),
             time_base=Fraction(self.stream.time_base or Fraction(1, 90_000)),
             color=ColorSpec.of(self.first),
             aspect=1 / aspect if turned else aspect,

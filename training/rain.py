@@ -42,6 +42,8 @@ class Rain:
         spread: Standard deviation of the direction within a gust, radians.
         additive: 0 blends drops over the scene (as nature does), 1 adds them (as some sets do).
         light: Brightness of drops relative to the scene's bright average.
+        edge: 0 for the soft streaks of real drops, 1 for hard ones of even brightness, as drawn
+            with a line tool (some sets and augmentation libraries have such).
         veil: Share of the light scattered by far rain, 0 to 1 (fog-like).
     """
 
@@ -55,13 +57,14 @@ class Rain:
     spread: float = 0.03
     additive: float = 0.0
     light: float = 1.0
+    edge: float = 0.0
     veil: float = 0.0
 
 
 # Per look: log-uniform ranges of coverage, opacity, length, width.
 LOOKS: dict[str, dict[str, tuple[float, float]]] = {
     "drizzle": {"coverage": (0.03, 0.12), "opacity": (0.20, 0.50), "length": (6, 30), "width": (0.9, 1.8)},
-    "light": {"coverage": (0.06, 0.20), "opacity": (0.40, 0.80), "length": (15, 60), "width": (1.0, 2.8)},
+    "light": {"coverage": (0.04, 0.14), "opacity": (0.35, 0.70), "length": (15, 60), "width": (1.0, 2.8)},
     "medium": {"coverage": (0.18, 0.45), "opacity": (0.45, 0.85), "length": (15, 80), "width": (1.2, 3.4)},
     "heavy": {"coverage": (0.50, 1.00), "opacity": (0.65, 1.00), "length": (25, 110), "width": (1.6, 4.5)},
     "any": {"coverage": (0.03, 1.10), "opacity": (0.20, 1.00), "length": (5, 120), "width": (0.8, 5.0)},
@@ -85,11 +88,12 @@ def sample_rain(rng: np.random.Generator, look: str = "any") -> Rain:
     others = rng.normal(main, 0.35, gusts - 1)
     return Rain(
         rate=float(np.exp(rng.uniform(math.log(2), math.log(100)))),
-        depth=float(rng.uniform(1.3, 4)),
+        depth=float(rng.uniform(1.05, 4)),
         angles=(main, *(float(a) for a in np.clip(others, -1, 1))),
         spread=float(rng.uniform(0.0, 0.08)),
-        additive=float(rng.choice([0.0, 0.0, 0.0, 1.0, rng.uniform()])),
-        light=float(rng.uniform(0.85, 1.25)),
+        additive=float(rng.choice([0.0, 0.0, 0.0, 1.0, 1.0, rng.uniform()])),
+        light=float(rng.choice([rng.uniform(0.85, 1.2), rng.uniform(1.2, 1.5)], p=[0.75, 0.25])),
+        edge=float(rng.choice([0.0, 0.0, rng.uniform(), 1.0])),
         **values,
     )
 
@@ -138,7 +142,7 @@ class RainField:
             "width": drawn,
             "alpha": np.clip(rain.opacity * solid * thin * rng.uniform(0.6, 1.4, count), 0, 0.97),
             "angle": gust,
-            "wobble": rng.uniform(0, 0.5, count),
+            "wobble": rng.uniform(0, 0.5 * (1 - rain.edge), count),
             "phase": rng.uniform(0, 2 * np.pi, count),
             "cycles": rng.uniform(0.5, 3, count),
         }
@@ -176,7 +180,8 @@ class RainField:
         along = (y - y0 + 0.5) / rise.clamp(min=0.5)  # 0..1 on the streak
         x = x0 + run * along
         half = int(torch.ceil((1.5 * d["width"] / d["angle"].cos()).max()).item())
-        ends = (4 * along).clamp(0, 1) * (4 * (1 - along)).clamp(0, 1)  # soft ends
+        slope = 4 + 26 * self.rain.edge
+        ends = (slope * along).clamp(0, 1) * (slope * (1 - along)).clamp(0, 1)
         wave = 1 - d["wobble"] * (0.5 + 0.5 * torch.sin(2 * np.pi * d["cycles"] * along + d["phase"]))
         strength = d["alpha"] * ends * wave
         keep = (strength > 0.004) & (y >= 0) & (y < height)
@@ -184,7 +189,9 @@ class RainField:
         y, x, strength = y[keep], x[keep], strength[keep]
         sigma = 0.5 * d["width"][drop] / d["angle"][drop].cos()
         column = x.floor()[:, None] + torch.arange(-half, half + 1, device=x.device)  # [points,columns]
-        across = torch.exp(-0.5 * ((column - x[:, None]) / sigma[:, None]) ** 2)
+        # From a Gaussian to nearly a box.
+        power = 2 + 4 * self.rain.edge
+        across = torch.exp(-0.5 * ((column - x[:, None]).abs() / sigma[:, None]) ** power)
         value = strength[:, None] * across
         keep = (value > 0.003) & (column >= 0) & (column < width)
         index = (y[:, None] * width + column)[keep].long()

@@ -15,7 +15,7 @@ from sdps.core.frame import Image
 from sdps.runtime.color import BT601_NTSC, BT709, FULL, LIMITED, ColorSpec, to_rgb, to_yuv
 from sdps.runtime.pipeline import Pipeline
 from sdps.runtime.sinks import open_sink
-from sdps.runtime.sources import open_source, redacted
+from sdps.runtime.sources import natural, open_source, redacted
 
 from .conftest import MakeVideo, probe
 
@@ -220,6 +220,36 @@ def test_the_input_is_never_the_output(make_video: MakeVideo) -> None:
     with pytest.raises(UsageError, match="input itself"):
         copy(path, path)
     assert path.read_bytes() == before
+
+
+def test_pictures_are_never_written_over_themselves(picture: MakePicture, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    path = write(folder / "a.png", picture(16, 16))
+    before = path.read_bytes()
+    for source, target in ((path, path), (folder, folder), (path, folder)):
+        with pytest.raises(UsageError, match="input itself"):
+            copy(source, target)
+    assert path.read_bytes() == before
+
+
+def test_two_pictures_of_one_name_are_refused_before_the_work(picture: MakePicture, tmp_path: Path) -> None:
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        write(tmp_path / name / "a.png", picture(16, 16))
+    with pytest.raises(UsageError, match=r"written as a\.png"):
+        copy(str(tmp_path / "[xy]" / "*.png"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_names_with_odd_digits_are_sorted_too() -> None:
+    names = ["a10.png", "a9.png", "a\u00b22.png", "1a.png"]
+    assert [p.name for p in sorted(map(Path, names), key=natural)] == [
+        "1a.png",
+        "a9.png",
+        "a10.png",
+        "a\u00b22.png",
+    ]
 
 
 @pytest.mark.parametrize("name", ["out.xyz", "out.mp3"])
