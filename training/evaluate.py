@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from sdps.core.frame import Image
+from sdps.training.foreign_rain import foreign_rain
 from sdps.training.photos import load_split
 from sdps.training.rain import RainField, render, sample_rain
 
-LOOKS = ("heavy", "medium", "light", "drizzle", "dry")
+LOOKS = ("heavy", "medium", "light", "drizzle", "dry", "foreign")
 Restore = Callable[[Image], Image]
 
 
@@ -41,10 +42,16 @@ def psnr(a: Image, b: Image) -> float:
 
 
 def rainy_pairs(photos: Sequence[Image], look: str) -> Iterator[tuple[Image, Image]]:
-    """Each photograph with rain of a look ('dry' for none), and without: (H, W, 3) uint8."""
+    """Each photograph with rain of a look, and without: (H, W, 3) uint8.
+
+    'dry' is no rain at all; 'foreign' is heavy rain of another renderer (foreign_rain.py).
+    """
     for i, photo in enumerate(photos):
         if look == "dry":
             yield photo, photo
+            continue
+        if look == "foreign":
+            yield foreign_rain(photo, i), photo
             continue
         clean = torch.from_numpy(photo).permute(2, 0, 1).float() / 255
         seed = 1_000_000 + i  # far from the training seeds

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sdps.core.errors import UsageError
 from sdps.training.evaluate import psnr
+from sdps.training.foreign_rain import foreign_rain
 from sdps.training.rain import LOOKS, Rain, RainField, render, sample_rain
 
 STEADY = Rain(rate=20, coverage=0.3, opacity=0.8, length=30, width=2, angles=(0.0,), spread=0.0)
@@ -92,3 +93,11 @@ def test_a_patch_that_no_drop_touches_stays_as_it_was() -> None:
 def test_an_unknown_look() -> None:
     with pytest.raises(UsageError, match="drizzle"):
         sample_rain(np.random.default_rng(0), "monsoon")
+
+
+def test_the_foreign_rain_is_heavy_and_the_same_every_time() -> None:
+    photo = (scene().permute(1, 2, 0).numpy() * 255).astype(np.uint8)
+    rainy = foreign_rain(photo, 3)
+    assert np.array_equal(rainy, foreign_rain(photo, 3))
+    assert not np.array_equal(rainy, foreign_rain(photo, 4))
+    assert 8 < psnr(rainy, photo) < 18

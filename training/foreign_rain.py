@@ -1,0 +1,34 @@
+"""A second rain renderer, for evaluation only: what a model makes of rain it was not trained on.
+
+The usual recipe of photo editors, which shares nothing with `rain.py`: white noise, thresholded,
+smeared along one direction, and screened or added over the picture, twice. Never train on it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sdps.core.console import need
+from sdps.core.frame import Image
+
+
+def foreign_rain(image: Image, seed: int) -> Image:
+    """Rains heavily on a (H, W, 3) uint8 RGB picture; the same seed gives the same rain."""
+    cv2 = need("cv2")
+    rng = np.random.default_rng(seed)
+    height, width = image.shape[:2]
+    result = image.astype(np.float32) / 255
+    for _ in range(2):
+        drops = (rng.random((height, width)) > 0.98).astype(np.float32)
+        length = int(rng.integers(15, 40))
+        kernel = np.zeros((length, length), np.float32)
+        kernel[length // 2] = 1
+        middle = ((length - 1) / 2, (length - 1) / 2)
+        turn = cv2.getRotationMatrix2D(middle, 90 + rng.uniform(-25, 25), 1)
+        kernel = cv2.GaussianBlur(cv2.warpAffine(kernel, turn, (length, length)), (3, 3), 0.6)
+        streaks = cv2.filter2D(drops, -1, kernel * (0.35 * length / kernel.sum()))
+        streaks = np.clip(streaks * rng.uniform(0.6, 1.0), 0, 1)[..., None]
+        screened = 1 - (1 - result) * (1 - 0.85 * streaks)
+        added = np.clip(result + 0.8 * streaks, 0, 1)
+        result = added if rng.random() < 0.5 else screened
+    return (result * 255).round().astype(np.uint8)
