@@ -7,7 +7,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
     The temporary name keeps the suffix, because encoders choose the format by it.
 
     Raises:
-        SdpsError: the folder cannot be made or written to.
+        SdpsError: the folder cannot be made or written to, or the disk is full.
     """
     target = Path(target)
     try:
@@ -37,8 +37,17 @@ def atomic_path(target: Path) -> Iterator[Path]:
     try:
         yield temporary
         temporary.replace(target)
+    except OSError as error:
+        # A full disk names no file; what the body reads is not this function's to explain.
+        if error.filename is None or str(error.filename) == str(temporary):
+            raise SdpsError(
+                f"{target} cannot be written: {error.strerror}.",
+                "Is there room, and may this user write there?",
+            ) from error
+        raise
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(target: Path, data: bytes) -> None:

@@ -178,10 +178,14 @@ def _read(path: Path) -> Any:
             f"There is no file {path}.", "Give the path of a .pth or .safetensors checkpoint."
         )
     with path.open("rb") as stream:
-        if stream.read(24).startswith(b"version https://git-lfs"):
-            raise CheckpointError(
-                f"{path} is a Git LFS pointer, not the weights.", "Fetch them with: git lfs pull"
-            )
+        head = stream.read(24)
+    if head.startswith(b"version https://git-lfs"):
+        raise CheckpointError(
+            f"{path} is a Git LFS pointer, not the weights.", "Fetch them with: git lfs pull"
+        )
+    # A zip archive, or the bare pickle that PyTorch wrote before 1.6.
+    if path.suffix != ".safetensors" and not head.startswith((b"PK", b"\x80")):
+        raise CheckpointError(f"{path} is not a PyTorch file.", "Give a .pth or .safetensors checkpoint.")
     try:
         if path.suffix == ".safetensors":
             need("safetensors")
