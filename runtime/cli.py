@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import threading
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -100,6 +102,8 @@ def run(
     for note in source.info.notes:
         say(note)
     say(_sentence(summary, sink))
+    if not summary.written and not summary.complete:
+        raise typer.Exit(130)
     if not summary.written:
         raise SdpsError("Not one frame was written.", "Is the input complete?")
     expected = (
@@ -169,4 +173,13 @@ def _sentence(summary: Summary, sink: Sink) -> str:
 
 def main() -> None:
     """Console entry point."""
-    app()
+    try:
+        app()
+    except SystemExit as end:
+        # After an interruption a thread may still be deep in an engine or a driver, and the
+        # interpreter's own end would take their libraries away beneath it, which aborts.
+        if any(thread.name.startswith("sdps-") for thread in threading.enumerate()):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        raise

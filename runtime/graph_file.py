@@ -1,8 +1,6 @@
 """Reads what an ONNX file says of itself, without the onnx package (which the runtime lacks).
 
-Only the protobuf wire format and five field numbers of onnx.proto are needed: ModelProto.graph 7
-and .metadata_props 14, GraphProto.initializer 5, TensorProto.data_location 14, and key and value
-(1, 2) of a metadata entry.
+Only the protobuf wire format and a few field numbers of onnx.proto are needed.
 """
 
 from __future__ import annotations
@@ -12,6 +10,20 @@ from pathlib import Path
 
 from sdps.core.errors import ModelError
 from sdps.core.manifest import GraphManifest
+
+METADATA_PROPS = 14
+# Field numbers of onnx.proto by which a tensor can be reached, initializer or not: ONNX Runtime
+# follows external data in all of them, relative to the working directory.
+CHILDREN: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+}
+EXTERNAL_DATA, DATA_LOCATION = 13, 14
 
 
 def read_graph(path: Path) -> tuple[bytes, GraphManifest]:
@@ -28,15 +40,12 @@ def read_graph(path: Path) -> tuple[bytes, GraphManifest]:
     data = path.read_bytes()
     try:
         metadata: dict[str, str] = {}
-        external = False
         for field, value in _fields(memoryview(data)):
-            if field == 14:
+            if field == METADATA_PROPS:
                 entry = {key: bytes(text).decode() for key, text in _fields(value)}
                 metadata[entry.get(1, "")] = entry.get(2, "")
-            elif field == 7:
-                tensors = (tensor for key, tensor in _fields(value) if key == 5)
-                external = any(key == 14 and kind == b"\x01" for t in tensors for key, kind in _fields(t))
-    except (IndexError, ValueError, OverflowError):
+        external = _is_external(memoryview(data), "model")
+    except (IndexError, ValueError, OverflowError, RecursionError):
         raise ModelError(
             f"{path} is not an ONNX file, or a truncated one.", "Export it again with sdps-export."
         ) from None
@@ -45,6 +54,17 @@ def read_graph(path: Path) -> tuple[bytes, GraphManifest]:
             f"{path} keeps weights in other files, which is refused.", "Export it again with sdps-export."
         )
     return data, GraphManifest.from_metadata(metadata, str(path))
+
+
+def _is_external(data: memoryview, kind: str) -> bool:
+    """Whether a message of `kind` holds a tensor whose values are in another file."""
+    if kind == "tensor":
+        return any(
+            field == EXTERNAL_DATA or (field == DATA_LOCATION and value != b"\x00")
+            for field, value in _fields(data)
+        )
+    children = CHILDREN[kind]
+    return any(_is_external(value, children[field]) for field, value in _fields(data) if field in children)
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:

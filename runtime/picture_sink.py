@@ -53,6 +53,9 @@ class PictureSink:
             return self.path
         return self.path / (name or f"frame_{index + 1:06d}.png")
 
+    def idle(self) -> bool:
+        return True
+
     def close(self, complete: bool = True) -> None:
         """Nothing is left to do: each picture was finished when it was written."""
 

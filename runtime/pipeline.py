@@ -20,6 +20,8 @@ import numpy as np
 from sdps.core.frame import Frame, Image
 from sdps.runtime.stream import Sink, Source
 
+THREADS = "sdps-"
+"""How the names of the pipeline's threads begin."""
 DEPTH = 4
 """Frames that may wait between two threads."""
 
@@ -87,7 +89,10 @@ class Pipeline:
                 was recorded of a live source.
         """
         stages = ((self._read, self.read_queue), (self._infer, self.done_queue))
-        workers = [threading.Thread(target=self._guard, args=stage, daemon=True) for stage in stages]
+        workers = [
+            threading.Thread(target=self._guard, args=stage, name=THREADS + stage[0].__name__, daemon=True)
+            for stage in stages
+        ]
         begin = time.monotonic()
         before = self._catch_signals()
         failed, whole = False, False
@@ -155,7 +160,7 @@ class Pipeline:
 
     def _write(self) -> bool:
         """Writes until the end (True), or until something stopped it (False)."""
-        while (item := self._get(self.done_queue)) is not None:
+        while (item := self._get(self.done_queue, self.sink.idle)) is not None:
             if isinstance(item, BaseException):
                 raise item
             going_on = self.sink.write(*item)
@@ -189,12 +194,13 @@ class Pipeline:
                 continue
         return False
 
-    def _get(self, origin: queue.Queue[Any]) -> Any:
+    def _get(self, origin: queue.Queue[Any], idle: Callable[[], bool] | None = None) -> Any:
         while not self.stopping.is_set():
             try:
                 return origin.get(timeout=0.1)
             except queue.Empty:
-                continue
+                if idle and not idle():
+                    self.stop()
         return None
 
     def _drain(self) -> None:

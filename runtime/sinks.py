@@ -18,6 +18,9 @@ class NullSink:
     def write(self, rainy: Frame, clean: Frame) -> bool:
         return True
 
+    def idle(self) -> bool:
+        return True
+
     def close(self, complete: bool = True) -> None:
         """Nothing was opened."""
 

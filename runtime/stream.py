@@ -67,6 +67,10 @@ class Sink(Protocol):
         """Takes a frame and the rainy one that it came from; False asks to stop."""
         ...
 
+    def idle(self) -> bool:
+        """Called about ten times a second while no frame is ready; False asks to stop."""
+        ...
+
     def close(self, complete: bool = True) -> None:
         """Finishes the output. `complete` is False after an interruption."""
         ...

@@ -46,7 +46,7 @@ def restore(backend: Backend, image: Image, tile: int | None = None, overlap: in
             tile = AUTO_TILE
         if tile is None or (height <= tile and width <= tile):
             padded = pad(image, Size(height, width).padded)
-            return backend.run(padded[None])[0, :height, :width]
+            return np.ascontiguousarray(backend.run(padded[None])[0, :height, :width])
         if tile % STRIDE or tile < 2 * STRIDE:
             raise UsageError(
                 f"A tile of {tile} pixels does not fit.", f"Use a multiple of {STRIDE}, from {2 * STRIDE}."
@@ -104,7 +104,7 @@ def _tiled(backend: Backend, image: Image, cell: Size, overlap: int) -> Image:
         end = rows[i + 1] if i + 1 < len(rows) else whole.shape[0]
         result[done:end] = (band[: end - top] + 0.5).astype(np.uint8)
         carried, done = band[end - top :].copy(), end
-    return result[:height, :width]
+    return np.ascontiguousarray(result[:height, :width])
 
 
 def _starts(length: int, tile: int, overlap: int) -> Iterator[int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import secrets
 from collections.abc import Iterator
 from fractions import Fraction
@@ -20,6 +21,8 @@ from sdps.runtime.stream import StreamInfo
 
 CODECS = {".mp4": "libx264", ".m4v": "libx264", ".mov": "libx264", ".mkv": "libx264", ".webm": "libvpx-vp9"}
 # FFmpeg puts more into MP4 than players read there (PCM, Vorbis).
+FINEST_CLOCK = 1_000_000
+"""Ticks per second beyond which a frame rate is not worth an exact clock (MP4 counts in 32 bits)."""
 PLAYABLE = {"mp4": {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac"}}
 OPTIONS = {
     # Visually lossless, and fast, because the processor belongs to the network.
@@ -58,14 +61,13 @@ class VideoSink:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             options = {"movflags": "+faststart"} if path.suffix.lower() in (".mp4", ".m4v", ".mov") else {}
-            self.container = av.open(str(self.temporary), "w", options=options)
+            # Absolute, because FFmpeg takes what stands before a colon for a protocol.
+            self.container = av.open(str(self.temporary.absolute()), "w", options=options)
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
 
     def _start(self, height: int, width: int) -> None:
-        # Pictures have no clock of their own: one after the other at the nominal rate.
-        still = self.info.kind == "pictures"
-        self.time_base = 1 / self.info.fps if still else min(self.info.time_base, Fraction(1, 1000))
+        self.time_base = _clock(self.info)
         stream: Any = self.container.add_stream(
             self.codec, rate=self.info.fps, options=dict(OPTIONS[self.codec])
         )
@@ -96,11 +98,7 @@ class VideoSink:
                     "Write pictures into a folder instead.",
                 )
             frame = to_yuv(image, self.stream.pix_fmt, self.color)
-            seconds = (
-                Fraction(clean.index) / self.info.fps
-                if self.info.kind == "pictures"
-                else Fraction(clean.time)
-            )
+            seconds = self._moment(clean)
             # Two frames never share a moment, whatever a damaged file says.
             self.last_pts = max(round(seconds / self.time_base), self.last_pts + 1)
             frame.pts, frame.time_base = self.last_pts, self.time_base
@@ -110,6 +108,19 @@ class VideoSink:
         except (av.FFmpegError, OSError) as error:
             raise self._failure(error) from error
         return True
+
+    def idle(self) -> bool:
+        return True
+
+    def _moment(self, frame: Frame) -> Fraction:
+        """Presentation time in seconds; exact where the source's clock only rounds a constant rate."""
+        if self.info.kind == "pictures":  # they have no clock: one after the other at the nominal rate
+            return frame.index / self.info.fps
+        time = Fraction(frame.time)
+        steady = round(time * self.info.fps) / self.info.fps
+        # Half a tick, a little more for floats; never so much that real differences are evened out.
+        tolerance = Fraction(6, 10) * min(self.info.time_base, Fraction(1, 1000))
+        return steady if abs(steady - time) <= tolerance else time
 
     def close(self, complete: bool = True) -> None:
         if self.stream is None:  # nothing came
@@ -139,6 +150,15 @@ class VideoSink:
         )
 
 
+def _clock(info: StreamInfo) -> Fraction:
+    """A time base that holds both the source's times and its frame rate without rounding."""
+    ticks = info.fps.numerator
+    if info.kind != "pictures":
+        both = math.lcm(info.time_base.denominator, info.fps.numerator)
+        ticks = both if both <= FINEST_CLOCK else info.time_base.denominator
+    return Fraction(1, ticks * math.ceil(1000 / ticks))
+
+
 class Sound:
     """The audio streams of a file, carried over; re-encoded as AAC or Opus only where they must be."""
 
@@ -163,7 +183,7 @@ class Sound:
 
     def _fits(self, stream: Any) -> bool:
         """Whether the target's container can hold a stream as it is."""
-        name = stream.codec_context.name
+        name = stream.codec_context.codec.canonical_name  # the decoder may be called otherwise: mp3float
         return name in self.target.supported_codecs and name in PLAYABLE.get(self.target.format.name, {name})
 
     def copy_until(self, seconds: float) -> None:

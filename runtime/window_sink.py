@@ -41,6 +41,7 @@ class WindowSink:
         self.position, self.paused = 0.5, False
         self.opened = self.begin = time.monotonic()
         self.shown: tuple[Frame, Frame] | None = None
+        self.left, self.wide = 0, info.width  # where the picture lies in the window
         width = info.width * (2 if compare == "side" else 1)
         try:
             self.pygame.display.init()
@@ -73,6 +74,11 @@ class WindowSink:
             if not self.paused:
                 return True
             time.sleep(0.02)
+
+    def idle(self) -> bool:
+        """Keeps the window alive, and the keys obeyed, while a slow model works on a frame."""
+        self._draw()
+        return self._events()
 
     def _image(self) -> Image:
         assert self.shown is not None
