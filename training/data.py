@@ -13,7 +13,7 @@ from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.training.rain import RainField, render, sample_rain
 
-MIX = {"any": 0.28, "heavy": 0.26, "medium": 0.14, "light": 0.18, "drizzle": 0.07, "": 0.07}
+MIX = {"any": 0.26, "heavy": 0.24, "medium": 0.14, "light": 0.20, "drizzle": 0.09, "": 0.07}
 """Share of each rain look in training; '' is a dry picture, which must come out as it went in."""
 
 

@@ -44,6 +44,7 @@ class Rain:
         light: Brightness of drops relative to the scene's bright average.
         edge: 0 for the soft streaks of real drops, 1 for hard ones of even brightness, as drawn
             with a line tool (some sets and augmentation libraries have such).
+        alike: 0 for drops of all sizes, 1 for drops of one size (some sets draw all streaks alike).
         veil: Share of the light scattered by far rain, 0 to 1 (fog-like).
     """
 
@@ -58,6 +59,7 @@ class Rain:
     additive: float = 0.0
     light: float = 1.0
     edge: float = 0.0
+    alike: float = 0.0
     veil: float = 0.0
 
 
@@ -66,7 +68,7 @@ LOOKS: dict[str, dict[str, tuple[float, float]]] = {
     "drizzle": {"coverage": (0.03, 0.12), "opacity": (0.20, 0.50), "length": (6, 30), "width": (0.9, 1.8)},
     "light": {"coverage": (0.04, 0.14), "opacity": (0.35, 0.70), "length": (15, 60), "width": (1.0, 2.8)},
     "medium": {"coverage": (0.18, 0.45), "opacity": (0.45, 0.85), "length": (15, 80), "width": (1.2, 3.4)},
-    "heavy": {"coverage": (0.50, 1.00), "opacity": (0.65, 1.00), "length": (25, 110), "width": (1.6, 4.5)},
+    "heavy": {"coverage": (0.35, 0.85), "opacity": (0.65, 1.00), "length": (20, 110), "width": (1.1, 4.5)},
     "any": {"coverage": (0.03, 1.10), "opacity": (0.20, 1.00), "length": (5, 120), "width": (0.8, 5.0)},
 }
 
@@ -94,6 +96,7 @@ def sample_rain(rng: np.random.Generator, look: str = "any") -> Rain:
         additive=float(rng.choice([0.0, 0.0, 0.0, 1.0, 1.0, rng.uniform()])),
         light=float(rng.choice([rng.uniform(0.85, 1.2), rng.uniform(1.2, 1.5)], p=[0.75, 0.25])),
         edge=float(rng.choice([0.0, 0.0, rng.uniform(), 1.0])),
+        alike=float(rng.choice([0.0, 0.0, rng.uniform(), 1.0])),
         **values,
     )
 
@@ -124,13 +127,13 @@ class RainField:
         margin = rain.length * 1.5  # streaks enter and leave the picture
         self.span = (height + 2 * margin, width + 2 * margin)
         self.margin = margin
-        diameter = _diameters(rng, rain.rate, 512)
+        diameter = _diameters(rng, rain, 512)
         depth = _depths(rng, rain.depth, 512)
         mean_area = float(np.mean(_length(rain, diameter, depth) * _width(rain, diameter, depth)[0]))
         count = rng.poisson(rain.coverage * self.span[0] * self.span[1] / max(mean_area, 1.0))
         count = int(np.clip(count, 1, 200_000))
 
-        diameter, depth = _diameters(rng, rain.rate, count), _depths(rng, rain.depth, count)
+        diameter, depth = _diameters(rng, rain, count), _depths(rng, rain.depth, count)
         drawn, thin = _width(rain, diameter, depth)
         # Opacity ~ D / v(D); in units of the 2 mm drop's.
         solid = (diameter / _velocity(diameter)) / (2.0 / _velocity(np.array(2.0)))
@@ -234,11 +237,12 @@ def still(rain: Rain, scale: float) -> Rain:
     return replace(rain, length=rain.length * scale, width=rain.width * scale)
 
 
-def _diameters(rng: np.random.Generator, rate: float, count: int) -> np.ndarray:
+def _diameters(rng: np.random.Generator, rain: Rain, count: int) -> np.ndarray:
     """Marshall-Palmer diameters in mm, from 1 (smaller ones are mist) to 6 (larger ones break)."""
-    slope = 4.1 * rate**-0.21
+    slope = 4.1 * rain.rate**-0.21
     low, high = math.exp(-slope * 1.0), math.exp(-slope * 6.0)
-    return -np.log(rng.uniform(high, low, count)) / slope
+    natural = -np.log(rng.uniform(high, low, count)) / slope
+    return natural ** (1 - rain.alike) * 2.0**rain.alike
 
 
 def _depths(rng: np.random.Generator, far: float, count: int) -> np.ndarray:

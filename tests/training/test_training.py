@@ -17,7 +17,7 @@ from sdps.training.loop import Recipe, Trainer, score, train
 from sdps.training.losses import EdgeLoss, StageLoss, charbonnier, frequency
 
 NET = SDPSFNetConfig(tau=0, features=4, scale_unet=4, scale_orb=4, cabs=1, psf_channels=8)
-QUICK = Recipe(steps=12, batch=2, patch=48, warmup=2, seed=3)
+QUICK = Recipe(steps=12, phases=((0.0, 48, 2), (0.5, 64, 1)), warmup=2, seed=3)
 
 
 @pytest.fixture
