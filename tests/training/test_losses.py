@@ -1,0 +1,38 @@
+"""The terms of the loss against their definitions."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio
+
+from sdps.training.losses import StageLoss, decibels
+
+
+def test_decibels_is_the_mean_of_minus_psnr() -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(3, 3, 16, 16), torch.rand(3, 3, 16, 16)
+    expected = [
+        -peak_signal_noise_ratio(b.numpy(), a.numpy(), data_range=1.0) for a, b in zip(x, y, strict=True)
+    ]
+    assert float(decibels(x, y)) == pytest.approx(sum(expected) / 3, abs=1e-3)
+
+
+def test_a_decibel_is_worth_the_same_in_any_rain() -> None:
+    """Ten times the error, the same gradient for halving it: what Charbonnier does not give."""
+    target = torch.zeros(1, 3, 8, 8)
+    slopes = []
+    for error in (0.02, 0.2):
+        scale = torch.ones((), requires_grad=True)
+        decibels(scale * error + target, target).backward()
+        assert scale.grad is not None
+        slopes.append(float(scale.grad))
+    assert slopes[0] == pytest.approx(slopes[1], rel=0.01)
+
+
+def test_equal_pictures_have_a_finite_loss_and_gradient() -> None:
+    x = torch.full((1, 3, 8, 8), 0.5, requires_grad=True)
+    loss = StageLoss(0.05, 0.01, 0.01)([x], x.detach())
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert x.grad is not None and torch.isfinite(x.grad).all()
