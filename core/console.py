@@ -24,6 +24,8 @@ EXTRA_OF = {
     "onnx": "export",
     "onnxscript": "export",
     "safetensors": "export",
+    "httpx": "export",
+    "filelock": "export",
     "torch": "export",
     "skimage": "bench",
     "pygame": "window",

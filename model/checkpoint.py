@@ -19,6 +19,7 @@ from sdps.core.artifact import write_bytes
 from sdps.core.console import need
 from sdps.core.errors import CheckpointError
 from sdps.model import psfnet as net
+from sdps.model.ablations import ablation_of
 from sdps.model.psfnet import PSF_SIZE, SDPSFNet, SDPSFNetConfig
 
 # {i}, {n}, {m}: the index in a list, the index + 1, the index + 2. {last}: the ORB's CAB count.
@@ -126,6 +127,7 @@ def infer_config(state: Mapping[str, Tensor]) -> SDPSFNetConfig:
     reduction = next((r for r in range(1, features + 1) if all(c // r == s for c, s in squeezed)), 0)
     if not squeezed or not reduction:
         raise CheckpointError("No SD-PSFNet checkpoint: its channel attentions share no reduction.")
+    ablation = ablation_of(state)
     return SDPSFNetConfig(
         tau=max(stages, default=-1) + 1,
         features=features,
@@ -133,7 +135,10 @@ def infer_config(state: Mapping[str, Tensor]) -> SDPSFNetConfig:
         scale_orb=shape("stage_osr.shallow_feat.conv.weight")[0] - features,
         cabs=max(cabs, default=-1) + 1,
         reduction=reduction,
-        psf_channels=shape("stage_in.psf.fusion.1.weight")[0] // PSF_SIZE**2,
+        psf_channels=SDPSFNetConfig.psf_channels
+        if ablation
+        else shape("stage_in.psf.fusion.1.weight")[0] // PSF_SIZE**2,
+        ablation=ablation,
     )
 
 
@@ -153,7 +158,7 @@ def load_checkpoint(path: str | Path) -> SDPSFNet:
             unknown, shapes that do not fit, or weights that are not finite.
     """
     path = Path(path)
-    state = _strip_prefixes(_unwrap(_read(path)))
+    state = strip_prefixes(read_state(path))
     if any(key.startswith("stage_in.shallow.") for key in state):
         state = _from_ours(state)
     network = SDPSFNet(infer_config(state))
@@ -161,6 +166,15 @@ def load_checkpoint(path: str | Path) -> SDPSFNet:
     _check(path, state, {names[key]: value.shape for key, value in network.state_dict().items()})
     network.load_state_dict({ours: state[theirs].float() for ours, theirs in names.items()}, strict=True)
     return network.eval().requires_grad_(False)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The weights in a checkpoint file, whatever network they are of, under their names in the file.
+
+    Raises:
+        CheckpointError: no such file, not readable without running code, or no weights in it.
+    """
+    return _unwrap(_read(path))
 
 
 def save_checkpoint(network: SDPSFNet, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -218,13 +232,12 @@ def _unwrap(loaded: Any) -> dict[str, Tensor]:
         or not loaded
     ):
         kind = type(loaded).__name__
-        raise CheckpointError(
-            f"No SD-PSFNet checkpoint: found a {kind} where a state dict of tensors belongs."
-        )
+        raise CheckpointError(f"No checkpoint: found a {kind} where a state dict of tensors belongs.")
     return dict(loaded)
 
 
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights without what wrappers (DataParallel, compile, Lightning) put before all their names."""
     for prefix in ("module.", "_orig_mod.", "model.", "net.", "module."):
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -235,10 +248,11 @@ def _from_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Our keys to the authors'; the slope is stored once and comes back under all its aliases."""
     tau = len({m[1] for key in state if (m := re.match(r"stage_mid\.(\d+)\.", key))})
     cabs = len({m[1] for key in state if (m := re.match(r"stage_osr\.orbs\.0\.cabs\.(\d+)\.", key))})
-    # Names depend on tau and the number of CABs only, so the smallest widths do.
-    names = published_names(
-        SDPSFNet(SDPSFNetConfig(tau=tau, features=4, scale_unet=4, scale_orb=4, cabs=cabs))
+    # Names depend on tau, the number of CABs and the ablation only, so the smallest widths do.
+    config = SDPSFNetConfig(
+        tau=tau, features=4, scale_unet=4, scale_orb=4, cabs=cabs, ablation=ablation_of(state)
     )
+    names = published_names(SDPSFNet(config))
     slope = next((value for key, value in state.items() if key.endswith(".act.weight")), None)
     if slope is not None:
         state = {key: slope for key in names if key.endswith(".act.weight")} | state

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -12,6 +14,26 @@ MEAN = (0.485, 0.456, 0.406)
 """ImageNet mean of RGB in [0, 1] (NETWORK.md)."""
 STD = (0.229, 0.224, 0.225)
 """ImageNet standard deviation."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What a network takes and gives.
+
+    Attributes:
+        mean, std: Normalisation of RGB in [0, 1]; 0 and 1 for a network that works on [0, 1].
+        stride: What heights and widths must be a multiple of; itself a multiple of 4.
+    """
+
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+    stride: int = STRIDE
+
+
+def space_of(network: nn.Module) -> Space:
+    """A network's own `space`, or SD-PSFNet's."""
+    space = getattr(network, "space", None)
+    return space if isinstance(space, Space) else Space()
 
 
 def normalise(image: Tensor) -> Tensor:
@@ -35,10 +57,10 @@ class DeployNet(nn.Module):
 
     Args:
         network: An `SDPSFNet`, or any module from a normalised [B,3,H,W] to a list of images or
-            one image in the same space.
+            one image in the same space, which its attribute `space` tells if it is not SD-PSFNet's.
         size: With a size that the stride does not divide, the picture is reflected at the
             bottom and right and the result cropped, inside the graph. Without a size, heights
-            and widths must be multiples of 4 (the runtime pads and crops: NVIDIA.md says why
+            and widths must be multiples of the stride (the runtime pads and crops: NVIDIA.md says why
             a dynamic graph cannot).
         stage: Which of the network's outputs to return; -1 is the result.
     """
@@ -50,18 +72,22 @@ class DeployNet(nn.Module):
         super().__init__()
         self.network = network
         self.stage = stage
+        space = space_of(network)
         # One multiply and one add from levels to the network's space, and back.
-        self.register_buffer("scale", (255.0 * torch.tensor(STD)).view(1, 3, 1, 1))
-        self.register_buffer("shift", (255.0 * torch.tensor(MEAN)).view(1, 3, 1, 1))
+        self.register_buffer("scale", (255.0 * torch.tensor(space.std)).view(1, 3, 1, 1))
+        self.register_buffer("shift", (255.0 * torch.tensor(space.mean)).view(1, 3, 1, 1))
         self.crop = size
-        self.pad = (size.padded.width - size.width, size.padded.height - size.height) if size else (0, 0)
+        padded = size.padded_to(space.stride) if size else None
+        self.pad = (padded.width - size.width, padded.height - size.height) if size and padded else (0, 0)
 
     def forward(self, image: Tensor) -> Tensor:
         # Cast before anything else: TensorRT refuses a transpose of uint8 (NVIDIA.md).
         x = image.to(torch.float32).permute(0, 3, 1, 2)  # [B,3,H,W], 0..255
         x = (x - self.shift) / self.scale
         if any(self.pad):
-            x = F.pad(x, (0, self.pad[0], 0, self.pad[1]), mode="reflect")
+            # A reflection is shorter than the picture; a long stride on a small picture needs more.
+            short = self.pad[0] >= x.shape[3] or self.pad[1] >= x.shape[2]
+            x = F.pad(x, (0, self.pad[0], 0, self.pad[1]), mode="replicate" if short else "reflect")
         y = self.network(x)
         if isinstance(y, (list, tuple)):
             y = y[self.stage]

@@ -30,6 +30,7 @@ class SDPSFNetConfig:
         cabs: Channel-attention blocks in each original-resolution block (ORB).
         reduction: Divisor of the channels inside channel attention and gates.
         psf_channels: Channels of the fused PSF.
+        ablation: A rung of the paper's ablation that lacks parts (`ablations.py`); '' lacks none.
     """
 
     tau: int = 3
@@ -39,6 +40,7 @@ class SDPSFNetConfig:
     cabs: int = 8
     reduction: int = 4
     psf_channels: int = 40
+    ablation: str = ""
 
     @property
     def widths(self) -> tuple[int, int, int]:
@@ -198,8 +200,9 @@ class PSFAttention(nn.Module):
 
     def __init__(self, channels: int, psf_channels: int) -> None:
         super().__init__()
-        self.reduce1 = conv(psf_channels, psf_channels // 4, 1)
-        self.reduce2 = conv(psf_channels // 4, 1, 1)
+        reduced = max(1, psf_channels // 4)
+        self.reduce1 = conv(psf_channels, reduced, 1)
+        self.reduce2 = conv(reduced, 1, 1)
         self.encode1 = conv(1, 16, 7, bias=True)
         self.encode2 = conv(16, 32, 7)
         self.affine1 = nn.Linear(32, 2 * channels)
@@ -293,12 +296,19 @@ class UStage(nn.Module):
         self.sam = SAM(config.features)
         self.gate = Gate(config.features, config.reduction, act) if middle else None
 
-    def forward(
+    def restore(
         self, rainy: Tensor, hidden: Tensor | None = None, fused: list[Tensor] | None = None
-    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """The stage's image, and before the hand-over to a next stage h, encoded and decoded features."""
         encoded = self.encoder(self.shallow(rainy, hidden), fused)
         decoded = self.decoder(encoded, self.psf(encoded))
         h, image = self.sam(decoded[0], rainy)  # [B,F,H,W], [B,3,H,W]
+        return image, h, encoded, decoded
+
+    def forward(
+        self, rainy: Tensor, hidden: Tensor | None = None, fused: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor, list[Tensor]]:
+        image, h, encoded, decoded = self.restore(rainy, hidden, fused)
         if self.gate is not None:
             h = self.gate(h, hidden)
         return image, h, self.csff(encoded, decoded, fused)
@@ -356,6 +366,10 @@ class SDPSFNet(nn.Module):
         self.stage_in = UStage(config, act, middle=False)
         self.stage_mid = nn.ModuleList(UStage(config, act, middle=True) for _ in range(config.tau))
         self.stage_osr = ORStage(config, act)
+        if config.ablation:
+            from sdps.model.ablations import ablate
+
+            ablate(self)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         image, hidden, fused = self.stage_in(x)

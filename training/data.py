@@ -2,53 +2,75 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from sdps.core.console import need
-from sdps.core.errors import UsageError
+from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
+from sdps.training.datasets import Pair, read_pair
 from sdps.training.rain import RainField, render, sample_rain
 
 MIX = {"any": 0.26, "heavy": 0.24, "medium": 0.14, "light": 0.20, "drizzle": 0.09, "": 0.07}
 """Share of each rain look in training; '' is a dry picture, which must come out as it went in."""
 
 
-class RainyPatches:
+class Patches:
+    """Batches of patches of one size; `pair(index)` of a subclass makes one of them.
+
+    Args:
+        patch: Side of a patch in pixels.
+        batch: Patches per step.
+        seed: Decides everything.
+    """
+
+    def __init__(self, patch: int, batch: int, seed: int) -> None:
+        self.patch, self.batch, self.seed = patch, batch, seed
+
+    def step(self, index: int, share: tuple[int, int] = (0, 1)) -> tuple[Tensor, Tensor]:
+        """The batch of one step: rainy and clean, float32 [B,3,patch,patch] in 0..1.
+
+        `share` (rank, processes) takes that process' part of it.
+        """
+        rank, processes = share
+        pairs = [self.pair(index * self.batch + i) for i in range(rank, self.batch, processes)]
+        rainy, clean = zip(*pairs, strict=True)
+        return torch.stack(rainy), torch.stack(clean)
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        """One rainy patch and its clean original, float32 [3,patch,patch]."""
+        raise NotImplementedError
+
+
+class RainyPatches(Patches):
     """Random patches of photographs with rain rendered on them.
 
     Args:
         photos: (H, W, 3) uint8 RGB pictures.
-        patch: Side of a patch in pixels.
-        batch: Patches per step.
-        seed: Decides everything.
+        patch, batch, seed: See `Patches`.
 
     Raises:
         UsageError: no picture is as large as a patch.
     """
 
     def __init__(self, photos: Sequence[Image], patch: int, batch: int, seed: int = 0) -> None:
+        super().__init__(patch, batch, seed)
         self.photos = [photo for photo in photos if min(photo.shape[:2]) >= patch]
         if not self.photos:
             raise UsageError(
                 f"None of the {len(photos)} pictures is {patch} pixels wide and high.",
                 "Use larger pictures or --patch.",
             )
-        self.patch, self.batch, self.seed = patch, batch, seed
         areas = np.array([photo.size for photo in self.photos], dtype=float) ** 0.5
         self.chances = areas / areas.sum()
 
-    def step(self, index: int) -> tuple[Tensor, Tensor]:
-        """The batch of one step: rainy and clean, float32 [B,3,patch,patch] in 0..1."""
-        pairs = [self.pair(index * self.batch + i) for i in range(self.batch)]
-        rainy, clean = zip(*pairs, strict=True)
-        return torch.stack(rainy), torch.stack(clean)
-
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
-        """One rainy patch and its clean original, float32 [3,patch,patch]."""
         rng = np.random.default_rng((self.seed, index))
         clean = torch.from_numpy(self._cut(rng)).permute(2, 0, 1).float() / 255
         look = str(rng.choice(list(MIX), p=list(MIX.values())))
@@ -77,3 +99,113 @@ class RainyPatches:
             table = 255 * (np.arange(256) / 255) ** rng.uniform(0.6, 1.7)
             cut = table.round().astype(np.uint8)[cut]
         return np.ascontiguousarray(cut)
+
+
+class PairPatches(Patches):
+    """Random patches of rainy pictures and their clean originals, flipped and turned eight ways.
+
+    Each epoch takes one patch of every picture, in another order. A picture that turns out to be
+    damaged is passed over for the next one, always the same.
+
+    Args:
+        pairs: Files, each at least as large as a patch.
+        patch, batch, seed: See `Patches`.
+
+    Raises:
+        UsageError: no pairs.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], patch: int, batch: int, seed: int = 0) -> None:
+        super().__init__(patch, batch, seed)
+        if not pairs:
+            raise UsageError(f"No pair of pictures is {patch} pixels wide and high.", "Use --patch.")
+        self.pairs = list(pairs)
+
+    def pair(self, index: int) -> tuple[Tensor, Tensor]:
+        epoch, place = divmod(index, len(self.pairs))
+        order = np.random.default_rng((self.seed, epoch, 1)).permutation(len(self.pairs))
+        rainy, clean = self._read(int(order[place]))
+        rng = np.random.default_rng((self.seed, index))
+        height, width = rainy.shape[:2]
+        top, left = (int(rng.integers(side - self.patch + 1)) for side in (height, width))
+        turns, flip = int(rng.integers(4)), rng.random() < 0.5
+
+        def cut(image: Image) -> Tensor:
+            part = np.rot90(image[top : top + self.patch, left : left + self.patch], turns)
+            part = part[:, ::-1] if flip else part
+            return torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1).float() / 255
+
+        return cut(rainy), cut(clean)
+
+    def _read(self, at: int) -> tuple[Image, Image]:
+        for tried in range(len(self.pairs)):
+            try:
+                return read_pair(self.pairs[(at + tried) % len(self.pairs)], self.patch)
+            except SourceError:
+                continue
+        raise SourceError("None of the training pictures can be read.", "Are they still there?")
+
+
+class Source(Protocol):
+    """Pictures to train on.
+
+    Attributes:
+        count: How many there are; an epoch takes one patch of each.
+        name: What they are, in a few words.
+    """
+
+    count: int
+    name: str
+
+    def patches(self, patch: int, batch: int, seed: int) -> Patches: ...
+
+    def fingerprint(self) -> str:
+        """Changes when the pictures do: a resumed run must see the same ones."""
+        ...
+
+
+class PhotoSource:
+    """Clean photographs, (H, W, 3) uint8 RGB, which it rains on; all of them are held in memory."""
+
+    def __init__(self, photos: Sequence[Image], name: str = "photographs") -> None:
+        self.photos, self.count, self.name = list(photos), len(photos), name
+
+    def patches(self, patch: int, batch: int, seed: int) -> Patches:
+        return RainyPatches(self.photos, patch, batch, seed)
+
+    def fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for photo in self.photos:
+            digest.update(repr(photo.shape).encode() + photo[::16, ::16].tobytes())
+        return digest.hexdigest()
+
+
+class PairSource:
+    """Rainy and clean pictures on disk, read as they are needed."""
+
+    def __init__(self, pairs: Sequence[Pair], name: str = "pairs") -> None:
+        self.pairs, self.count, self.name = list(pairs), len(pairs), name
+
+    def patches(self, patch: int, batch: int, seed: int) -> Patches:
+        return PairPatches(self.pairs, patch, batch, seed)
+
+    def fingerprint(self) -> str:
+        files = [(pair.rainy, pair.clean) for pair in self.pairs]
+        text = "\n".join(f"{a.name} {a.stat().st_size} {b.name} {b.stat().st_size}" for a, b in files)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Steps(Dataset[Any]):
+    """What each step needs, for PyTorch's workers: item (step, phase) is that batch.
+
+    Args:
+        phases: Patches of each phase of the recipe.
+        share: (rank, processes).
+    """
+
+    def __init__(self, phases: Sequence[Patches], share: tuple[int, int]) -> None:
+        self.phases, self.share = phases, share
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        step, phase = key
+        return self.phases[phase].step(step, self.share)

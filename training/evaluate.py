@@ -1,24 +1,33 @@
 """How much rain a model removes from the held-out photographs, in dB.
 
-`python -m sdps.training.evaluate [MODEL ...]` prints a table; a model is a name, an ONNX file or a
-checkpoint. The rain is synthetic (`rain.py`), seeded, and the same for every model.
+`sdps-eval MODEL` prints a table, and so does `python -m sdps.training.evaluate [MODEL ...]`; a model
+is a name, an ONNX file, an engine or a checkpoint. The rain is synthetic (`rain.py`), seeded, and the
+same for every model.
 """
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from sdps.core.frame import Image
-from sdps.training.foreign_rain import foreign_rain
+from sdps.core.metrics import psnr
+from sdps.training.foreign_rain import albumentations_rain, foreign_rain, has_albumentations
 from sdps.training.photos import load_split
 from sdps.training.rain import RainField, render, sample_rain
 
+if TYPE_CHECKING:
+    from rich.table import Table
+
 LOOKS = ("heavy", "medium", "light", "drizzle", "dry", "foreign")
+ALBUMENTATIONS = "albumentations"
+"""A look more, where that library is installed."""
 Restore = Callable[[Image], Image]
 
 
@@ -35,16 +44,11 @@ class Score:
         return self.after - self.before
 
 
-def psnr(a: Image, b: Image) -> float:
-    """10 log10(255^2 / MSE) over all pixels and channels; infinite for equal pictures."""
-    error = float(np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2))
-    return math.inf if error == 0 else 10 * math.log10(255**2 / error)
-
-
 def rainy_pairs(photos: Sequence[Image], look: str) -> Iterator[tuple[Image, Image]]:
     """Each photograph with rain of a look, and without: (H, W, 3) uint8.
 
-    'dry' is no rain at all; 'foreign' is heavy rain of another renderer (foreign_rain.py).
+    'dry' is no rain at all; 'foreign' and 'albumentations' are heavy rain of other renderers
+    (foreign_rain.py).
     """
     for i, photo in enumerate(photos):
         if look == "dry":
@@ -53,6 +57,9 @@ def rainy_pairs(photos: Sequence[Image], look: str) -> Iterator[tuple[Image, Ima
         if look == "foreign":
             yield foreign_rain(photo, i), photo
             continue
+        if look == ALBUMENTATIONS:
+            yield albumentations_rain(photo, i), photo
+            continue
         clean = torch.from_numpy(photo).permute(2, 0, 1).float() / 255
         seed = 1_000_000 + i  # far from the training seeds
         rain = sample_rain(np.random.default_rng((seed, LOOKS.index(look))), look)
@@ -60,13 +67,24 @@ def rainy_pairs(photos: Sequence[Image], look: str) -> Iterator[tuple[Image, Ima
         yield (render(clean, field) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), photo
 
 
-def evaluate(restore: Restore, photos: Sequence[Image], looks: Sequence[str] = LOOKS) -> list[Score]:
-    """Scores a model per picture and look."""
-    return [
-        Score(look, psnr(rainy, clean), psnr(restore(rainy), clean))
-        for look in looks
-        for rainy, clean in rainy_pairs(photos, look)
-    ]
+def looks_here() -> tuple[str, ...]:
+    """LOOKS, and albumentations' where it is installed."""
+    return (*LOOKS, ALBUMENTATIONS) if has_albumentations() else LOOKS
+
+
+def evaluate(
+    restore: Restore,
+    photos: Sequence[Image],
+    looks: Sequence[str] = LOOKS,
+    on_score: Callable[[int], None] = lambda done: None,
+) -> list[Score]:
+    """Scores a model per picture and look; `on_score` is told how many scores there are."""
+    scores: list[Score] = []
+    for look in looks:
+        for rainy, clean in rainy_pairs(photos, look):
+            scores.append(Score(look, psnr(clean, rainy), psnr(clean, restore(rainy))))
+            on_score(len(scores))
+    return scores
 
 
 def summarise(scores: Sequence[Score]) -> list[tuple[str, float, float, float, float]]:
@@ -78,25 +96,29 @@ def summarise(scores: Sequence[Score]) -> list[tuple[str, float, float, float, f
     return rows
 
 
+def table(name: str, scores: Sequence[Score]) -> Table:
+    """The rows of `summarise` for a terminal."""
+    from rich.table import Table
+
+    count = max(Counter(score.look for score in scores).values())
+    result = Table(title=f"{name}: {count} held-out photographs, synthetic rain, PSNR on RGB in dB")
+    for column in ("rain", "rainy", "derained", "gain", "worst gain"):
+        result.add_column(column, justify="left" if column == "rain" else "right")
+    for look, *values in summarise(scores):
+        result.add_row(look, *("-" if not math.isfinite(v) else f"{v:.2f}" for v in values))
+    return result
+
+
 def main(models: Sequence[str]) -> None:
     """Prints the table for each model."""
     from rich.console import Console
-    from rich.table import Table
 
     from sdps.runtime.derainer import Derainer
 
     photos = load_split("evaluate")
     for name in models:
         with Derainer.load(name) as derainer:
-            scores = evaluate(derainer, photos)
-        table = Table(title=f"{name}: {len(photos)} held-out photographs, synthetic rain, PSNR on RGB in dB")
-        for column in ("rain", "rainy", "derained", "gain", "worst gain"):
-            table.add_column(column, justify="left" if column == "rain" else "right")
-        for look, before, after, gain, worst in summarise(scores):
-            table.add_row(
-                look, *("-" if not math.isfinite(v) else f"{v:.2f}" for v in (before, after, gain, worst))
-            )
-        Console().print(table)
+            Console().print(table(name, evaluate(derainer, photos, looks_here())))
 
 
 if __name__ == "__main__":

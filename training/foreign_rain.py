@@ -1,10 +1,13 @@
-"""A second rain renderer, for evaluation only: what a model makes of rain it was not trained on.
+"""Other rain renderers, for evaluation only: what a model makes of rain it was not trained on.
 
-The usual recipe of photo editors, which shares nothing with `rain.py`: white noise, thresholded,
-smeared along one direction, and screened or added over the picture, twice. Never train on it.
+`foreign_rain` is the usual recipe of photo editors, which shares nothing with `rain.py`: white noise,
+thresholded, smeared along one direction, and screened or added over the picture, twice.
+`albumentations_rain` is that of the augmentation library, if it is installed. Never train on them.
 """
 
 from __future__ import annotations
+
+import importlib.util
 
 import numpy as np
 
@@ -32,3 +35,29 @@ def foreign_rain(image: Image, seed: int) -> Image:
         added = np.clip(result + 0.8 * streaks, 0, 1)
         result = added if rng.random() < 0.5 else screened
     return (result * 255).round().astype(np.uint8)
+
+
+def has_albumentations() -> bool:
+    """Whether the library is installed; sdps does not need it otherwise."""
+    return importlib.util.find_spec("albumentations") is not None
+
+
+def albumentations_rain(image: Image, seed: int) -> Image:
+    """Heavy rain of albumentations 2 on a (H, W, 3) uint8 RGB picture; the same seed, the same rain.
+
+    Its darkening is turned off: what it takes from the light no deraining could give back.
+
+    Raises:
+        MissingDependency: albumentations is not installed.
+    """
+    library = need("albumentations", "dev")
+    rain = library.RandomRain(
+        slant_range=(-15, 15),
+        drop_width=1,
+        blur_value=3,
+        brightness_coefficient=1.0,
+        rain_type="torrential",
+        p=1,
+    )
+    rainy: Image = library.Compose([rain], seed=seed)(image=image)["image"]
+    return rainy

@@ -1,218 +1,233 @@
-"""The training loop: AdamW, warm-up and cosine, moving average, atomic checkpoints, exact resume.
-
-`python -m sdps.training.loop --out runs/nano --minutes 90` trains the bundled nano on the CPU.
-"""
+"""The training loop: saves, validates, keeps to its time, and stops cleanly when it is told to."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
+import signal
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
+from sdps.training.run_folder import RunFolder
+from sdps.training.trainer import Trainer
+from sdps.training.validation import Group, Validate, overall
 
-from sdps.core.artifact import atomic_path, write_json
-from sdps.core.frame import Image
-from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
-from sdps.model.deploy import DeployNet, denormalise, normalise, pad_to_stride
-from sdps.training.data import RainyPatches
-from sdps.training.evaluate import Score, evaluate, summarise
-from sdps.training.losses import StageLoss
-from sdps.training.photos import load_split
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+    from torch.utils.tensorboard import SummaryWriter
 
-NANO = SDPSFNetConfig(tau=0, features=8, scale_unet=4, scale_orb=4, cabs=2)
+CURVE_EVERY = 10
+"""Steps between two points of TensorBoard's curves."""
+WARM = 5
+"""Steps before the pace is measured: the first ones compile and allocate."""
+FIRST_FIT = 30
+"""Steps after which the pace of a run with a budget is known well enough, or a tenth of the budget."""
+FITS = 40
+"""Times that the pace is measured again within a budget."""
+RESERVE = 0.02
+"""Share of a budget that is left for the last validation and for saving."""
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """What a run depends on, beside the network and the photographs.
+class Ending:
+    """How a run ended.
 
     Attributes:
-        steps: Length of the schedule.
-        phases: (share of the schedule at which it begins, side of a patch in pixels, patches per
-            step). Larger patches at the end, because the network's global means must learn to rest
-            on whole frames (Restormer trains so, too).
-        rate, final_rate: Learning rate after warm-up and at the end (cosine between).
-        warmup: Steps of linear warm-up.
-        edge, frequency, decibels: Weights of the loss terms (losses.py).
-        clip: Bound of the gradient norm.
-        average: Decay of the moving average of the weights, which is what is kept.
-        seed: Of the weights, the patches and the rain.
+        finished: Whether the schedule did.
+        signal: What interrupted it, e.g. SIGTERM; 0 if nothing did.
+        step, skipped: Steps taken, and those of them that were not finite and changed nothing.
+        best: Mean PSNR over the groups of the best validation, dB.
+        images_per_second: Patches a second, all processes together, validation not counted.
     """
 
-    steps: int = 10_000
-    phases: tuple[tuple[float, int, int], ...] = ((0.0, 96, 8), (0.8, 160, 3))
-    rate: float = 2e-3
-    final_rate: float = 1e-6
-    warmup: int = 300
-    edge: float = 0.05
-    frequency: float = 0.0
-    decibels: float = 0.01
-    clip: float = 2.0
-    average: float = 0.999
-    seed: int = 0
-
-    def learning_rate(self, step: int) -> float:
-        if step < self.warmup:
-            return self.rate * (step + 1) / self.warmup
-        progress = min(1.0, (step - self.warmup) / max(1, self.steps - self.warmup))
-        return self.final_rate + 0.5 * (self.rate - self.final_rate) * (1 + math.cos(math.pi * progress))
+    finished: bool
+    signal: int
+    step: int
+    skipped: int
+    best: float
+    images_per_second: float
 
 
-class Trainer:
-    """Trains one network; everything it holds is in `state()`."""
+class Stop:
+    """Set by SIGINT or SIGTERM; a second one of either ends the process at once."""
 
-    def __init__(
-        self, network: SDPSFNet, photos: Sequence[Image], recipe: Recipe, compiled: bool = False
-    ) -> None:
-        # Not channels_last: no faster here (CPU), and its backward crashes on maps of one channel.
-        self.network, self.recipe = network.train(), recipe
-        # Fuses what stands between the convolutions; it takes two minutes, once per patch size.
-        self.forward = torch.compile(network) if compiled else network
-        self.average = {key: value.detach().clone() for key, value in network.named_parameters()}
-        self.optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, betas=(0.9, 0.999))
-        self.loss = StageLoss(recipe.edge, recipe.frequency, recipe.decibels)
-        self.phases = [
-            (math.floor(share * recipe.steps), RainyPatches(photos, patch, batch, recipe.seed))
-            for share, patch, batch in recipe.phases
-        ]
-        self.step, self.skipped = 0, 0
+    def __init__(self) -> None:
+        self.signal = 0
 
-    def advance(self) -> float:
-        """One step; returns the loss. A loss or gradient that is not finite is skipped and counted."""
-        recipe = self.recipe
-        for group in self.optimiser.param_groups:
-            group["lr"] = recipe.learning_rate(self.step)
-        patches = [patches for begin, patches in self.phases if begin <= self.step][-1]
-        rainy, clean = patches.step(self.step)
-        outputs = self.forward(normalise(rainy))
-        loss: Tensor = self.loss([denormalise(output) for output in outputs], clean)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), recipe.clip)
-        self.step += 1
-        if not torch.isfinite(loss) or not torch.isfinite(norm):
-            self.skipped += 1
-            return math.nan
-        self.optimiser.step()
-        decay = min(recipe.average, self.step / (self.step + 10))
-        with torch.no_grad():
-            for key, value in self.network.named_parameters():
-                self.average[key].lerp_(value, 1 - decay)
-        return float(loss.detach())
+    @contextmanager
+    def watching(self) -> Iterator[Stop]:
+        """Handles the signals meanwhile."""
+        before = {number: signal.signal(number, self._told) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield self
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
-    def averaged(self) -> SDPSFNet:
-        """A network of the averaged weights, in eval mode."""
-        network = SDPSFNet(self.network.config)
-        names = dict(network.named_parameters())
-        with torch.no_grad():
-            for key, value in self.average.items():
-                names[key].copy_(value)
-        return network.eval().requires_grad_(False)
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "config": asdict(self.network.config),
-            "recipe": asdict(self.recipe),
-            "network": dict(self.network.named_parameters()),
-            "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
-            "step": self.step,
-            "skipped": self.skipped,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        with torch.no_grad():
-            for key, value in self.network.named_parameters():
-                value.copy_(state["network"][key])
-                self.average[key].copy_(state["average"][key])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.step, self.skipped = state["step"], state["skipped"]
-
-
-def score(network: SDPSFNet, photos: Sequence[Image], looks: Sequence[str]) -> list[Score]:
-    """Scores a network as it will be deployed: 8-bit in, 8-bit out."""
-    deploy = DeployNet(network).eval()
-
-    def restore(image: Image) -> Image:
-        height, width = image.shape[:2]
-        x = torch.from_numpy(image).permute(2, 0, 1)[None].float()
-        x = pad_to_stride(x).permute(0, 2, 3, 1).to(torch.uint8)
-        with torch.inference_mode():
-            return deploy(x)[0, :height, :width].numpy()
-
-    return evaluate(restore, photos, looks)
+    def _told(self, number: int, frame: FrameType | None) -> None:
+        self.signal = number
+        signal.signal(number, signal.SIG_DFL)
 
 
 def train(
-    trainer: Trainer, out: Path, minutes: float, held_out: Sequence[Image], every: float = 10.0
-) -> None:
-    """Trains until the schedule or the time ends; saves and scores every `every` minutes.
+    trainer: Trainer,
+    folder: RunFolder,
+    validate: Validate,
+    every: float = 10.0,
+    budget: float = math.inf,
+    stop: Stop | None = None,
+) -> Ending:
+    """Trains until the schedule or the budget ends, or it is told to stop; goes on if `folder` has a run.
 
-    `out/last.pt` holds everything to go on from; `out/last.safetensors` the averaged weights;
-    `out/log.jsonl` a line per evaluation.
+    Args:
+        trainer: What trains.
+        folder: Where it is saved.
+        validate: Scores a network.
+        every: Minutes between validations, each of which saves as well.
+        budget: Minutes for the whole run, earlier legs included; the schedule is fitted to them.
+        stop: Told from outside to stop.
     """
-    from rich.progress import Progress
-
-    last = out / "last.pt"
-    if last.is_file():
-        trainer.restore(torch.load(last, weights_only=True))
-    out.mkdir(parents=True, exist_ok=True)
-    write_json(out / "recipe.json", {"config": asdict(trainer.network.config), **asdict(trainer.recipe)})
-    begin = marked = time.monotonic()
+    stop, first = stop or Stop(), trainer.fabric.is_global_zero
+    notes: dict[str, Any] = folder.load(trainer) or {"seconds": 0.0, "best": -math.inf}
+    if first:
+        folder.begin(trainer)
+    earlier, began = notes["seconds"], time.monotonic()
+    marked, fitted = began, math.nan
     losses: list[float] = []
-    with Progress() as progress:
-        task = progress.add_task("training", total=trainer.recipe.steps, completed=trainer.step)
-        while trainer.step < trainer.recipe.steps and time.monotonic() - begin < 60 * minutes:
+    busy, patches, since_step, marked_step = 0.0, 0.0, trainer.step, trainer.step
+
+    def spent() -> float:
+        return float(earlier + time.monotonic() - began)
+
+    def mark() -> list[Group]:
+        """Validates, logs and saves; every process takes part in nothing but the waiting."""
+        groups = []
+        if first:
+            groups = validate(trainer.averaged())
+            finite = [value for value in losses if math.isfinite(value)]
+            entry = {
+                "step": trainer.step,
+                "minutes": round(spent() / 60, 1),
+                "loss": sum(finite) / max(1, len(finite)),
+                "skipped": trainer.skipped,
+                "images_per_second": round(patches / max(busy, 1e-9), 2),
+                **{g.name: [round(v, 4) for v in (g.before, g.after, g.ssim, g.worst)] for g in groups},
+            }
+            if (value := overall(groups)) > notes["best"]:
+                notes["best"] = value
+                folder.save_weights(trainer, "best")
+            notes["seconds"] = spent()
+            folder.save(trainer, notes)
+            folder.log(entry)
+        losses.clear()
+        trainer.fabric.barrier()
+        return groups
+
+    with stop.watching(), _screen(trainer, first) as screen, _curves(folder, trainer, first) as curves:
+        while trainer.position < trainer.recipe.steps and not _any(
+            trainer, stop.signal != 0 or spent() > 60 * budget
+        ):
+            batch = trainer.recipe.phases[trainer.recipe.phase(trainer.position)][2]
+            begin = time.monotonic()
             losses.append(trainer.advance())
-            progress.update(task, completed=trainer.step, description=f"loss {losses[-1]:.4f}")
-            if time.monotonic() - marked > 60 * every or trainer.step == trainer.recipe.steps:
-                marked = time.monotonic()
-                with atomic_path(last) as temporary:
-                    torch.save(trainer.state(), temporary)
-                network = trainer.averaged()
-                save_checkpoint(network, out / "last.safetensors", {"step": str(trainer.step)})
-                rows = summarise(score(network, held_out, ("heavy", "light")))
-                finite = [value for value in losses if math.isfinite(value)]
-                entry = {
-                    "step": trainer.step,
-                    "minutes": round((marked - begin) / 60, 1),
-                    "loss": sum(finite) / max(1, len(finite)),
-                    "skipped": trainer.skipped,
-                    **{row[0]: [round(value, 2) for value in row[1:]] for row in rows},
-                }
-                losses.clear()
-                with (out / "log.jsonl").open("a") as stream:
-                    stream.write(json.dumps(entry) + "\n")
-                progress.console.print(entry)
-    with atomic_path(last) as temporary:
-        torch.save(trainer.state(), temporary)
-    save_checkpoint(trainer.averaged(), out / "last.safetensors", {"step": str(trainer.step)})
+            busy, patches = busy + time.monotonic() - begin, patches + batch
+            taken = trainer.step - since_step
+            if taken == WARM:
+                busy, patches = 0.0, 0.0
+            screen.step(losses[-1], patches / max(busy, 1e-9))
+            if curves is not None and trainer.step % CURVE_EVERY == 0:
+                curves.add_scalar("train/loss", losses[-1], trainer.step)
+                rate = trainer.recipe.learning_rate(trainer.position)
+                curves.add_scalar("train/learning_rate", rate, trainer.step)
+                curves.add_scalar("train/images_per_second", patches / max(busy, 1e-9), trainer.step)
+            if math.isnan(fitted):
+                due = taken >= FIRST_FIT or (taken > WARM and spent() > 6 * budget)
+            else:
+                due = spent() - fitted > 60 * budget / FITS
+            if budget < math.inf and _any(trainer, due):
+                fitted = spent()
+                _fit(trainer, 60 * budget * (1 - RESERVE) - fitted, patches / max(busy, 1e-9) / batch)
+            if _any(trainer, time.monotonic() - marked > 60 * every):
+                groups = mark()
+                marked, marked_step = time.monotonic(), trainer.step
+                screen.validated(groups)
+                if curves is not None:
+                    for group in groups:
+                        curves.add_scalar(f"psnr/{group.name}", group.after, trainer.step)
+                        curves.add_scalar(f"ssim/{group.name}", group.ssim, trainer.step)
+        if _any(trainer, stop.signal != 0):  # whoever stops it does not want to wait for a validation
+            notes["seconds"] = spent()
+            if first:
+                folder.save(trainer, notes)
+        elif trainer.step > marked_step:
+            screen.validated(mark())
+    speed = patches / max(busy, 1e-9)
+    finished = not stop.signal
+    return Ending(finished, stop.signal, trainer.step, trainer.skipped, notes["best"], speed)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the bundled nano on photographs with rendered rain.")
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=90)
-    parser.add_argument("--steps", type=int, default=Recipe.steps)
-    parser.add_argument("--rate", type=float, default=Recipe.rate)
-    parser.add_argument("--from", dest="start", type=Path, help="checkpoint to begin with")
-    parser.add_argument("--compile", action="store_true", help="about 1.4 times as fast; needs a C++ compiler")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    recipe = Recipe(steps=arguments.steps, rate=arguments.rate)
-    torch.manual_seed(recipe.seed)
-    network = load_checkpoint(arguments.start).requires_grad_() if arguments.start else SDPSFNet(NANO)
-    trainer = Trainer(network, load_split("train"), recipe, arguments.compile)
-    train(trainer, arguments.out, arguments.minutes, load_split("evaluate", 512)[::2])
+def _fit(trainer: Trainer, seconds_left: float, steps_per_second: float) -> None:
+    """Sets the pace by what the first process measured, so that all have the same."""
+    left = max(1.0, seconds_left * steps_per_second)
+    if trainer.fabric.world_size > 1:
+        left = float(trainer.fabric.broadcast(left))
+    trainer.fit(left)
 
 
-if __name__ == "__main__":
-    main()
+def _any(trainer: Trainer, here: bool) -> bool:
+    """Whether it is so in any process; all must agree, or they would wait for each other for ever."""
+    if trainer.fabric.world_size == 1:
+        return here
+    import torch
+
+    count: Any = trainer.fabric.all_reduce(torch.tensor(float(here)), reduce_op="sum")
+    return bool(count > 0)
+
+
+class _Screen:
+    """Progress on standard error."""
+
+    def __init__(self, progress: Progress, task: TaskID, trainer: Trainer) -> None:
+        self.progress, self.task, self.trainer = progress, task, trainer
+
+    def step(self, loss: float, speed: float) -> None:
+        text = f"step {self.trainer.step}, loss {loss:.4f}, {speed:.1f} images/s"
+        self.progress.update(self.task, completed=self.trainer.position, description=text)
+
+    def validated(self, groups: list[Group]) -> None:
+        if groups:
+            scores = ", ".join(f"{g.name} {g.before:.2f} -> {g.after:.2f} dB" for g in groups)
+            self.progress.console.print(f"step {self.trainer.step}: {scores}", highlight=False)
+
+
+@contextmanager
+def _screen(trainer: Trainer, first: bool) -> Iterator[_Screen]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True, quiet=not first)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("training", total=trainer.recipe.steps)
+        yield _Screen(progress, task, trainer)
+
+
+@contextmanager
+def _curves(folder: RunFolder, trainer: Trainer, first: bool) -> Iterator[SummaryWriter | None]:
+    """TensorBoard's curves, where it is installed; points that a killed run wrote too many are cut."""
+    writer = None
+    if first:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            pass
+        else:
+            writer = SummaryWriter(str(folder.tensorboard), purge_step=trainer.step)
+    try:
+        yield writer
+    finally:
+        if writer is not None:
+            writer.close()

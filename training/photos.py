@@ -10,7 +10,6 @@ CC-BY pictures are used. Train, calibrate and evaluate share no picture.
 from __future__ import annotations
 
 import csv
-import os
 import shutil
 import struct
 import subprocess
@@ -24,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from sdps.core.artifact import sha256_of, write_bytes
+from sdps.core.cache import cache_folder
 from sdps.core.console import need
 from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Image
@@ -43,13 +43,6 @@ class Photo:
     licence: str
     author: str
     source: str
-
-
-def cache_folder() -> Path:
-    """`$SDPS_HOME`, else `$XDG_CACHE_HOME/sdps`, else `~/.cache/sdps`."""
-    if home := os.environ.get("SDPS_HOME"):
-        return Path(home)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdps"
 
 
 def photo_list(split: str) -> list[Photo]:

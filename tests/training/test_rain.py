@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdps.core.errors import UsageError
-from sdps.training.evaluate import psnr
+from sdps.core.metrics import psnr
 from sdps.training.foreign_rain import foreign_rain
 from sdps.training.rain import LOOKS, Rain, RainField, render, sample_rain
 

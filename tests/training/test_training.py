@@ -1,20 +1,24 @@
-"""Losses against their definitions; patches and resuming, exact; training that learns."""
+"""Losses against their definitions; patches and steps, exact; steps that are not finite."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
-from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint
-from sdps.training.data import RainyPatches
-from sdps.training.evaluate import evaluate, psnr, rainy_pairs, summarise
-from sdps.training.loop import Recipe, Trainer, score, train
+from sdps.core.metrics import psnr
+from sdps.model import SDPSFNet, SDPSFNetConfig
+from sdps.training.data import PairPatches, PhotoSource, RainyPatches
+from sdps.training.datasets import Pair
+from sdps.training.evaluate import evaluate, rainy_pairs
 from sdps.training.losses import EdgeLoss, StageLoss, charbonnier, frequency
+from sdps.training.recipe import PAPER, Clock, Recipe, in_epochs
+from sdps.training.trainer import Trainer, open_fabric
 
 NET = SDPSFNetConfig(tau=0, features=4, scale_unet=4, scale_orb=4, cabs=1, psf_channels=8)
 QUICK = Recipe(steps=12, phases=((0.0, 48, 2), (0.5, 64, 1)), warmup=2, seed=3)
@@ -29,7 +33,7 @@ def photos() -> list[Image]:
 
 def trainer(photos: list[Image]) -> Trainer:
     torch.manual_seed(QUICK.seed)
-    return Trainer(SDPSFNet(NET), photos, QUICK)
+    return Trainer(SDPSFNet(NET), PhotoSource(photos), QUICK)
 
 
 def test_charbonnier_and_frequency_by_definition() -> None:
@@ -99,16 +103,83 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(photos: list[Image]) -
     assert all(torch.equal(a, b) for a, b in zip(before, run.average.values(), strict=True))
 
 
-def test_a_short_training_run_learns_and_leaves_a_checkpoint(photos: list[Image], tmp_path: Path) -> None:
+def test_fewer_steps_at_a_faster_pace_end_the_schedule(photos: list[Image]) -> None:
     run = trainer(photos)
-    first = run.advance()
-    train(run, tmp_path, minutes=5, held_out=photos[:1])
-    network = load_checkpoint(tmp_path / "last.safetensors")
-    assert run.step == QUICK.steps
-    assert run.loss is not None and run.advance() < first
-    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 1
-    (heavy,) = summarise(score(network, photos[:1], ("heavy",)))
-    assert heavy[0] == "heavy" and np.isfinite(heavy[2])
+    run.advance()
+    run.advance()
+    run.fit(5)
+    assert run.position == 2
+    for _ in range(5):
+        assert run.position < QUICK.steps
+        run.advance()
+    assert run.position == pytest.approx(QUICK.steps)
+    clock = Clock().fitted(10, 100, 30)
+    assert (clock.at(10), clock.at(40)) == (10, 100)
+
+
+def test_the_papers_recipe() -> None:
+    recipe = in_epochs(PAPER, 2000, 1800)
+    assert recipe.steps == 2000 * 900 and recipe.warmup == 3 * 900
+    assert recipe.learning_rate(0) == pytest.approx(1e-4 / recipe.warmup)
+    assert recipe.learning_rate(recipe.warmup) == pytest.approx(1e-4)
+    assert recipe.learning_rate(recipe.steps) == pytest.approx(1e-6)
+    assert (recipe.frequency, recipe.edge, recipe.clip, recipe.phases) == (0.01, 0.05, 2.0, ((0, 128, 2),))
+
+
+def test_workers_prepare_the_very_same_patches(photos: list[Image]) -> None:
+    straight = trainer(photos)
+    ahead = Trainer(straight.network, PhotoSource(photos), QUICK, workers=2)
+    for step in range(QUICK.steps):
+        ahead.step = straight.step = step
+        for a, b in zip(ahead._batch(), straight._batch(), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_processes_share_the_patches_of_a_step(photos: list[Image]) -> None:
+    patches = RainyPatches(photos, 32, 4, seed=1)
+    whole = patches.step(3)[0]
+    parts = [patches.step(3, (rank, 2))[0] for rank in (0, 1)]
+    assert torch.equal(whole, torch.stack([parts[0][0], parts[1][0], parts[0][1], parts[1][1]]))
+
+
+@pytest.mark.parametrize("precision", ["bf16"])
+def test_mixed_precision_trains_weights_in_fp32(precision: str, photos: list[Image]) -> None:
+    torch.manual_seed(QUICK.seed)
+    run = Trainer(SDPSFNet(NET), PhotoSource(photos), QUICK, open_fabric("cpu", precision))
+    exact = trainer(photos)
+    assert run.advance() == pytest.approx(exact.advance(), rel=0.05)
+    assert {value.dtype for value in run.network.parameters()} == {torch.float32}
+    assert run.skipped == 0
+
+
+@pytest.fixture
+def pairs(tmp_path: Path) -> list[Pair]:
+    """Rainy pictures are their clean ones, 40 levels brighter."""
+    rng = np.random.default_rng(1)
+    made = []
+    for i in range(3):
+        clean = rng.integers(0, 200, (24, 30 + i, 3), dtype=np.uint8)
+        pair = Pair(f"{i}.png", tmp_path / f"{i}.png", tmp_path / f"clean{i}.png")
+        for path, image in ((pair.rainy, clean + 40), (pair.clean, clean)):
+            path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
+        made.append(pair)
+    return made
+
+
+def test_pairs_are_cut_turned_and_flipped_alike(pairs: list[Pair]) -> None:
+    patches = PairPatches(pairs, 16, 4, seed=2)
+    rainy, clean = patches.step(0)
+    assert rainy.shape == (4, 3, 16, 16)
+    assert torch.allclose(rainy - clean, torch.tensor(40 / 255), atol=1e-6)
+    assert torch.equal(rainy, PairPatches(pairs, 16, 4, seed=2).step(0)[0])
+    turned = {patches.pair(index)[1].numpy().tobytes() for index in range(30)}
+    assert len(turned) == 30
+
+
+def test_a_damaged_picture_is_passed_over(pairs: list[Pair]) -> None:
+    pairs[1].rainy.write_bytes(b"\x89PNG\r\n\x1a\n")
+    rainy, clean = PairPatches(pairs, 16, 6, seed=0).step(0)
+    assert torch.allclose(rainy - clean, torch.tensor(40 / 255), atol=1e-6)
 
 
 def test_evaluation_counts_what_a_model_gains(photos: list[Image]) -> None:

@@ -1,0 +1,84 @@
+"""The ladder of the paper's ablation and the other presets: built, trained, saved, recognised."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdps.benchmarks.ladder import rungs
+from sdps.core.errors import UsageError
+from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
+from sdps.model.ablations import ABLATIONS, ablation_of
+from sdps.model.checkpoint import to_published
+from sdps.model.presets import LADDER, NETWORKS, network_config
+from sdps.training.losses import StageLoss
+
+NARROW = {"features": 8, "scale_unet": 4, "scale_orb": 4, "cabs": 1}
+
+
+def narrow(name: str, tau: int = 1) -> SDPSFNetConfig:
+    """A rung at widths that run in milliseconds."""
+    return replace(LADDER[name], tau=tau, **NARROW)
+
+
+@pytest.mark.parametrize("name", LADDER)
+def test_every_rung_trains(name: str) -> None:
+    torch.manual_seed(0)
+    network = SDPSFNet(narrow(name))
+    x, clean = torch.rand(2, 3, 16, 20), torch.rand(2, 3, 16, 20)
+    outputs = network(x)
+    assert [output.shape for output in outputs] == [x.shape] * 3
+    StageLoss()(outputs, clean).backward()
+    idle = {key for key, value in network.named_parameters() if value.grad is None}
+    # The last rung has two up-samplings that nothing uses, as the authors' checkpoints do.
+    assert all(key.startswith("stage_osr.unused_up") for key in idle)
+
+
+@pytest.mark.parametrize("layout", ["published.pth", "ours.safetensors"])
+@pytest.mark.parametrize("name", LADDER)
+def test_a_rung_is_known_by_its_weights(name: str, layout: str, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    network = SDPSFNet(narrow(name)).eval()
+    if layout.startswith("ours"):
+        save_checkpoint(network, tmp_path / layout)
+    else:
+        torch.save(to_published(network), tmp_path / layout)
+    loaded = load_checkpoint(tmp_path / layout)
+    assert loaded.config == network.config
+    x = torch.rand(1, 3, 16, 16)
+    for a, b in zip(network(x), loaded(x), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_without_a_middle_stage_two_rungs_are_one_network() -> None:
+    keys = [SDPSFNet(narrow(name, tau=0)).state_dict().keys() for name in ("gates", "hierarchical")]
+    assert keys[0] == keys[1] and ablation_of(keys[1]) == "gates"
+
+
+def test_every_rung_but_the_baseline_differs_from_the_one_below() -> None:
+    networks = [SDPSFNet(narrow(name)) for name in LADDER]
+    keys = [set(network.state_dict()) for network in networks]
+    assert all(a != b for a, b in zip(keys[:4], keys[1:5], strict=True))
+    assert keys[4] == keys[5]  # 1 and 40 channels: other shapes, the same parts
+    assert "gate" not in " ".join(keys[0])
+
+
+def test_the_table_has_the_papers_parameters_and_macs() -> None:
+    rows = {row.name: row for row in rungs()}
+    assert list(rows) == [*LADDER, "tau0", "tau1", "tau2", "tau3", "nano", "small"]
+    assert rows["psf40"].parameters == rows["tau3"].parameters == 9_629_577
+    assert [rows[f"tau{tau}"].parameters for tau in range(3)] == [3_641_841, 5_637_753, 7_633_665]
+    assert rows["psf40"].macs / 1e9 == pytest.approx(211.34, abs=0.005)
+    assert rows["nano"].macs < 2.7e9 and rows["small"].macs < 25e9
+
+
+def test_names() -> None:
+    assert network_config("psf40") == network_config("paper") == SDPSFNetConfig()
+    assert set(ABLATIONS) < set(NETWORKS)
+    with pytest.raises(UsageError, match=r"no preset 'tau9'.*nano"):
+        network_config("tau9")
+    with pytest.raises(UsageError, match="no ablation"):
+        SDPSFNet(SDPSFNetConfig(ablation="psf"))

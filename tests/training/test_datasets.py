@@ -1,0 +1,137 @@
+"""The layouts of the deraining sets, and pictures that are not what they should be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from sdps.core.errors import SourceError, UsageError
+from sdps.training.datasets import (
+    check_pairs,
+    difference_hash,
+    pair_up,
+    read_pair,
+    read_rgb,
+    recognise,
+    refuse,
+)
+
+
+def put(folder: Path, *names: str, size: tuple[int, int] = (20, 30)) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = np.full((*size, 3), len(name), np.uint8)
+        path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+
+
+LAYOUTS = {
+    "input and target": (["input/1.png", "input/2.png", "target/1.png", "target/2.png"], {"all": 2}),
+    "rainy and gt": (["rainy/a.jpg", "gt/a.png"], {"all": 1}),
+    "Rain100L flat": (["rain-001.png", "norain-001.png", "rain-002.png", "norain-002.png"], {"all": 2}),
+    "Rain100L rainy beside": (["rainy/rain-001.png", "norain-001.png"], {"all": 1}),
+    "Rain100H x2": (["rain/X2/norain-001x2.png", "norain/norain-001.png"], {"all": 1}),
+    "Rain100H rain-N": (["rain/rain-7.png", "norain/norain-7.png"], {"all": 1}),
+    "RealRain-1k": (
+        ["training/input/5.png", "training/target/5.png", "testing/input/6.png", "testing/target/6.png"],
+        {"train": 1, "test": 1},
+    ),
+    "Rain13K": (
+        [
+            "train/input/1.jpg",
+            "train/target/1.jpg",
+            "test/Rain100H/input/1.png",
+            "test/Rain100H/target/1.png",
+            "test/Rain100L/input/1.png",
+            "test/Rain100L/target/1.png",
+        ],
+        {"train": 1, "test/Rain100H": 1, "test/Rain100L": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_are_recognised_from_the_folder_alone(layout: str, tmp_path: Path) -> None:
+    files, parts = LAYOUTS[layout]
+    put(tmp_path, *files)
+    found = recognise(tmp_path)
+    assert {name: len(pairs) for name, pairs in found.parts.items()} == parts
+    assert found.problems == []
+    for pairs in found.parts.values():
+        for pair in pairs:
+            assert pair.rainy != pair.clean
+            assert "norain-" not in pair.rainy.name or "x2" in pair.rainy.name
+
+
+def test_the_test_part_is_asked_for_with_its_sets(tmp_path: Path) -> None:
+    put(tmp_path, *LAYOUTS["Rain13K"][0])
+    found = recognise(tmp_path)
+    assert list(found.part("test", "all")) == ["test/Rain100H", "test/Rain100L"]
+    assert list(found.part("val", "train")) == ["train"]
+    assert found.part("val") == {}
+
+
+def test_a_picture_without_its_partner_is_named(tmp_path: Path) -> None:
+    put(tmp_path, "input/1.png", "input/2.png", "target/1.png", "target/3.png")
+    pairs, problems = pair_up(tmp_path / "input", tmp_path / "target")
+    assert [pair.name for pair in pairs] == ["1.png"]
+    assert "2.png has no clean picture" in problems[0]
+    assert "3.png has no rainy picture" in problems[1]
+    with pytest.raises(UsageError, match=r"2 pictures do not fit: .*2\.png"):
+        refuse(problems)
+
+
+def test_bad_pairs_are_named_and_left_out(tmp_path: Path) -> None:
+    put(tmp_path, "input/ok.png", "target/ok.png", "input/size.png", "input/small.png", "target/small.png")
+    put(tmp_path, "target/size.png", size=(20, 32))
+    put(tmp_path, "input/tiny.png", "target/tiny.png", size=(8, 30))
+    put(tmp_path, "target/text.png")
+    (tmp_path / "input/text.png").write_text("no picture")
+    pairs, _ = pair_up(tmp_path / "input", tmp_path / "target")
+    good, problems = check_pairs(pairs, smallest=10)
+    assert [pair.name for pair in good] == ["ok.png", "small.png"]
+    assert len(problems) == 3
+    assert "30x20 pixels, size.png is 32x20" in problems[0]
+    assert "text.png is not a readable picture" in problems[1]
+    assert "tiny.png is smaller than 10 pixels" in problems[2]
+    with pytest.raises(SourceError, match=r"20x30 pixels, size\.png 20x32"):
+        read_pair(next(pair for pair in pairs if pair.name == "size.png"))
+
+
+def test_grey_and_16_bit_pictures_become_8_bit_rgb(tmp_path: Path) -> None:
+    grey = np.arange(0, 240, dtype=np.uint8).reshape(12, 20)
+    deep = (np.arange(12 * 20 * 3, dtype=np.uint32) * 65535 // 719).astype(np.uint16).reshape(12, 20, 3)
+    for name, image in (("grey.png", grey), ("deep.png", deep)):
+        (tmp_path / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
+    assert np.array_equal(read_rgb(tmp_path / "grey.png")[:, :, 1], grey)
+    read = read_rgb(tmp_path / "deep.png")
+    assert read.dtype == np.uint8 and np.abs(read[:, :, ::-1] - deep / 257).max() <= 0.51
+
+
+def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    with pytest.raises(SourceError, match=r"cut\.png is not a readable picture"):
+        read_rgb(tmp_path / "cut.png")
+
+
+@pytest.mark.parametrize("files", [[], ["photos/1.png"], ["input/1.png", "target/2.png"]])
+def test_folders_without_pairs(files: list[str], tmp_path: Path) -> None:
+    put(tmp_path, *files)
+    with pytest.raises(UsageError, match="holds no pairs"):
+        recognise(tmp_path)
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no folder"):
+        recognise(tmp_path / "nowhere")
+
+
+def test_the_difference_hash_survives_scaling_and_tells_scenes_apart() -> None:
+    rng = np.random.default_rng(0)
+    scenes = [cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (320, 240)) for _ in range(2)]
+    half = cv2.resize(scenes[0], (160, 120), interpolation=cv2.INTER_AREA)
+    assert bin(difference_hash(scenes[0]) ^ difference_hash(half)).count("1") <= 4
+    assert bin(difference_hash(scenes[0]) ^ difference_hash(scenes[1])).count("1") > 16

@@ -1,0 +1,263 @@
+"""Whole runs: stopped, killed, refused, fitted to a time, and by several processes."""
+
+from __future__ import annotations
+
+import json
+import math
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from sdps.core.errors import SdpsError, UsageError
+from sdps.core.frame import Image
+from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint
+from sdps.training.cli import app, parse_minutes
+from sdps.training.data import PhotoSource
+from sdps.training.loop import Ending, train
+from sdps.training.pictures import choose, hold_out, load_folder
+from sdps.training.recipe import Clock, Recipe
+from sdps.training.run_folder import RunFolder
+from sdps.training.trainer import Trainer, open_fabric
+from sdps.training.validation import Validate, on_photos
+
+NET = SDPSFNetConfig(tau=0, features=4, scale_unet=4, scale_orb=4, cabs=1, psf_channels=8)
+QUICK = Recipe(steps=6, phases=((0.0, 32, 2), (0.5, 48, 2)), warmup=2, seed=3)
+OFTEN = 1e-9
+"""Minutes between validations: one after each step."""
+
+
+def scenes(count: int, side: int = 60) -> list[Image]:
+    rng = np.random.default_rng(0)
+    return [
+        cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (side + 20, side)) for _ in range(count)
+    ]
+
+
+PHOTOS = scenes(3)
+
+
+def run(out: Path, validate: Validate | None = None, recipe: Recipe = QUICK, **how: float) -> Ending:
+    torch.manual_seed(recipe.seed)
+    source = PhotoSource(PHOTOS)
+    trainer = Trainer(SDPSFNet(NET), source, recipe)
+    validate = validate or on_photos(PHOTOS[:1], ("heavy",))
+    return train(trainer, RunFolder(out, source), validate, **{"every": OFTEN, **how})
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed."""
+    out = tmp_path_factory.mktemp("straight")
+    assert run(out).finished
+    return out
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    left, right = load_file(a / "last.safetensors"), load_file(b / "last.safetensors")
+    return all(torch.equal(left[key], right[key]) for key in left)
+
+
+def log(out: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_its_best_and_last_weights_its_log_and_curves(straight: Path) -> None:
+    steps = [entry["step"] for entry in log(straight)]
+    assert steps[-1] == QUICK.steps and steps == sorted(steps)
+    psnr = [entry["heavy"][1] for entry in log(straight)]  # type: ignore[index]
+    best = load_checkpoint(straight / "best.safetensors")
+    (group,) = on_photos(PHOTOS[:1], ("heavy",))(best)
+    assert group.after == pytest.approx(max(psnr), abs=1e-3)
+    assert json.loads((straight / "recipe.json").read_text())["steps"] == QUICK.steps
+    assert list((straight / "tensorboard").glob("events.*"))
+    assert not list(straight.glob(".*tmp*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_saves_and_goes_on_to_the_very_same_weights(
+    number: signal.Signals, straight: Path, tmp_path: Path
+) -> None:
+    validate = on_photos(PHOTOS[:1], ("heavy",))
+    calls = []
+
+    def interrupted(network: SDPSFNet) -> list:  # type: ignore[type-arg]
+        calls.append(1)
+        if len(calls) == 4:  # in the second phase
+            os.kill(os.getpid(), number)
+        return validate(network)
+
+    before = signal.getsignal(number)
+    ending = run(tmp_path, interrupted)
+    assert (ending.finished, ending.signal, ending.step) == (False, number, 4)
+    assert signal.getsignal(number) == before
+    assert run(tmp_path).finished
+    assert same_weights(tmp_path, straight)
+
+
+def test_a_killed_run_goes_on_to_the_very_same_weights(straight: Path, tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=run, args=(tmp_path,))
+    process.start()
+    while len(log(tmp_path)) < 2 if (tmp_path / "log.jsonl").is_file() else True:
+        assert process.is_alive()
+        time.sleep(0.005)
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    assert run(tmp_path).step == QUICK.steps
+    assert same_weights(tmp_path, straight)
+    steps = [entry["step"] for entry in log(tmp_path)]
+    assert steps == list(range(1, QUICK.steps + 1))
+
+
+def test_a_run_goes_on_with_the_same_recipe_and_pictures_only(straight: Path) -> None:
+    with pytest.raises(UsageError, match=r"recipe would change \(rate 0.002 to 0.5"):
+        run(straight, recipe=Recipe(**{**QUICK.__dict__, "rate": 0.5}))
+    source = PhotoSource(scenes(4))
+    with pytest.raises(UsageError, match="other pictures"):
+        RunFolder(straight, source).load(Trainer(SDPSFNet(NET), source, QUICK))
+
+
+def test_a_damaged_run_is_named(tmp_path: Path) -> None:
+    (tmp_path / "last.pt").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(SdpsError, match=r"last\.pt is not a run to go on with"):
+        run(tmp_path)
+
+
+def test_a_finished_run_stays_as_it_is(straight: Path) -> None:
+    before = (straight / "log.jsonl").read_text()
+    assert run(straight).step == QUICK.steps
+    assert (straight / "log.jsonl").read_text() == before
+
+
+def test_a_budget_fits_the_schedule_to_the_time(tmp_path: Path) -> None:
+    """Far too many steps for the time; the schedule is travelled faster, and still comes to its end."""
+    recipe = Recipe(steps=200_000, phases=((0.0, 32, 1), (0.8, 48, 1)), warmup=100)
+    ending = run(tmp_path, recipe=recipe, every=math.inf, budget=0.1)
+    assert ending.finished and ending.step < 20_000
+    clock = Clock(**torch.load(tmp_path / "last.pt", weights_only=True)["clock"])
+    assert clock.at(ending.step) > 0.99 * recipe.steps
+
+
+def first_losses(rank: int, world: int, port: int, results: Any) -> None:
+    counts = {name: str(world) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE")}
+    ranks = {"RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0"}
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {**counts, **ranks, **meeting}
+    torch.manual_seed(QUICK.seed)
+    trainer = Trainer(SDPSFNet(NET), PhotoSource(PHOTOS), QUICK, open_fabric("cpu"))
+    losses = [trainer.advance() for _ in range(3)]
+    if rank == 0:
+        results.put(losses)
+
+
+def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
+    """What torchrun starts, over gloo: the patches of a step are shared, so the curve is the same."""
+    torch.manual_seed(QUICK.seed)
+    alone = Trainer(SDPSFNet(NET), PhotoSource(PHOTOS), QUICK)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    both = [context.Process(target=first_losses, args=(rank, 2, port, results)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    together = results.get(timeout=120)
+    for process in both:
+        process.join(60)
+    assert together == pytest.approx([alone.advance() for _ in range(3)], rel=1e-3, abs=1e-4)
+
+
+def test_patches_that_processes_cannot_share() -> None:
+    class Three:
+        world_size, global_rank = 3, 0
+
+    with pytest.raises(UsageError, match="2 patches a step cannot be shared among 3"):
+        Trainer(SDPSFNet(NET), PhotoSource(PHOTOS), QUICK, Three())  # type: ignore[arg-type]
+
+
+def save(path: Path, image: np.ndarray) -> None:  # type: ignore[type-arg]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())
+
+
+def test_bad_photographs_are_named_and_skipped(tmp_path: Path) -> None:
+    for i, photo in enumerate(scenes(2, 64)):
+        save(tmp_path / "below" / f"{i}.png", photo)
+    save(tmp_path / "grey.png", scenes(3, 64)[2][:, :, 0])
+    save(tmp_path / "deep.png", scenes(4, 64)[3].astype(np.uint16) * 257)
+    save(tmp_path / "tiny.png", scenes(1, 20)[0])
+    (tmp_path / "text.jpg").write_text("no picture")
+    said: list[str] = []
+    photos = load_folder(tmp_path, 48, said.append)
+    assert [photo.shape for photo in photos] == [(64, 84, 3)] * 4
+    assert len(said) == 2 and "text.jpg: not a readable" in said[0] and "tiny.png: at 40x20" in said[1]
+    with pytest.raises(UsageError, match="None of the 6 pictures"):
+        load_folder(tmp_path, 4000, said.append)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="None of the 0 pictures"):
+        load_folder(tmp_path / "empty", 48, said.append)
+
+
+def test_held_out_photographs_are_not_trained_on_in_any_size_or_quality() -> None:
+    photos = scenes(12, 90)
+    again = cv2.imdecode(cv2.imencode(".jpg", photos[0], [cv2.IMWRITE_JPEG_QUALITY, 40])[1], 1)
+    photos.insert(5, cv2.resize(again, (70, 56), interpolation=cv2.INTER_AREA))
+    said: list[str] = []
+    train_on, held_out = hold_out(photos, said.append)
+    assert len(held_out) == 2 and len(train_on) == 10
+    assert "left out 1 photographs" in said[0]
+    with pytest.raises(UsageError, match="too few"):
+        hold_out(photos[:1], said.append)
+
+
+def test_a_data_set_names_its_bad_pairs_and_keeps_the_others(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        for i, photo in enumerate(scenes(3, 64)):
+            save(tmp_path / part / "input" / f"{i}.png", photo)
+            save(tmp_path / part / "target" / f"{i}.png", photo)
+    save(tmp_path / "train" / "input" / "lonely.png", PHOTOS[0])
+    save(tmp_path / "train" / "target" / "2.png", PHOTOS[0])
+    said: list[str] = []
+    source, validate = choose(tmp_path, None, 48, said.append)
+    assert source.count == 2
+    assert any("lonely.png has no clean" in line for line in said)
+    assert any("2.png is 84x64 pixels, 2.png is 80x60" in line for line in said)
+    (group,) = validate(SDPSFNet(NET).eval())
+    assert group.before == math.inf
+    with pytest.raises(UsageError, match="two answers"):
+        choose(tmp_path, tmp_path, 48, said.append)
+
+
+def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
+    for i, photo in enumerate(scenes(3, 64)):
+        save(tmp_path / "photos" / f"{i}.png", photo)
+    arguments = ["--preset", "nano", "--photos", str(tmp_path / "photos"), "--out", str(tmp_path / "run"),
+                 "--patch", "32", "--batch", "1", "--steps", "2", "--device", "cpu"]  # fmt: skip
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    assert "2 pictures (photos), nano, 2 steps" in done.output
+    assert load_checkpoint(tmp_path / "run" / "best.safetensors").config.features == 8
+    assert CliRunner().invoke(app, arguments).exit_code == 0
+    assert CliRunner().invoke(app, [*arguments, "--rate", "0.5"]).exit_code == 2
+
+
+@pytest.mark.parametrize(("text", "minutes"), [("45m", 45), ("2h", 120), ("1h30m", 90), ("90s", 1.5)])
+def test_times(text: str, minutes: float) -> None:
+    assert parse_minutes(text) == minutes
+
+
+@pytest.mark.parametrize("text", ["", "45", "soon", "0m", "m45"])
+def test_what_is_no_time(text: str) -> None:
+    with pytest.raises(UsageError, match="no time"):
+        parse_minutes(text)

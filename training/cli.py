@@ -1,0 +1,247 @@
+"""`sdps-train`: weights from pairs of pictures, or from photographs that it rains on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sdps.core.console import failing_clearly, version_printer
+from sdps.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from sdps.model import SDPSFNet
+    from sdps.training.recipe import Recipe
+
+app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+
+SCHEDULE, MACHINE = "Schedule", "Machine"
+BUNDLED = ("nano", "small")
+
+
+@app.command()
+@failing_clearly
+def train(
+    data: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Folder of rainy and clean pictures: Rain100L/H, RealRain-1k, Rain13K, input/ and target/.",
+        ),
+    ] = None,
+    photos: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Clean photographs to rain on instead (about 2 MB of memory each). "
+            "Without both: photographs that are fetched from Debian.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="The run's folder; one that is there goes on. (default: runs/PRESET)"
+        ),
+    ] = None,
+    preset: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Network and recipe: paper, nano, small; tau0..tau3; mprnet, gates, hierarchical, csff, "
+            "psf1, psf40.",
+        ),
+    ] = "paper",
+    start: Annotated[
+        str | None,
+        typer.Option("--from", metavar="WEIGHTS|NAME", help="Begin with these weights (their network)."),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Length in epochs: one patch of every picture each. (paper: 2000)",
+            rich_help_panel=SCHEDULE,
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Length in steps. (nano: 12000)", rich_help_panel=SCHEDULE)
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Fit the schedule to this time: 45m, 2h, 1h30m.", rich_help_panel=SCHEDULE
+        ),
+    ] = None,
+    patch: Annotated[
+        int | None,
+        typer.Option(
+            min=16, help="Side of a patch in pixels, a multiple of 4. (paper: 128)", rich_help_panel=SCHEDULE
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Patches a step, of all GPUs together. (paper: 2)", rich_help_panel=SCHEDULE
+        ),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(min=0, help="Learning rate after warm-up. (paper: 1e-4)", rich_help_panel=SCHEDULE),
+    ] = None,
+    average: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=0.99999,
+            help="Decay of the weights' moving average; 0: none. (paper: 0, nano: 0.999)",
+            rich_help_panel=SCHEDULE,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of weights, patches and rain.", rich_help_panel=SCHEDULE)
+    ] = 0,
+    every: Annotated[
+        float,
+        typer.Option(
+            min=0.01, metavar="MINUTES", help="Validate and save so often.", rich_help_panel=SCHEDULE
+        ),
+    ] = 10.0,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda", help="Several GPUs: start it with torchrun.", rich_help_panel=MACHINE
+        ),
+    ] = "auto",
+    precision: Annotated[
+        str,
+        typer.Option(
+            metavar="fp32|bf16|fp16", help="Arithmetic; weights stay FP32.", rich_help_panel=MACHINE
+        ),
+    ] = "fp32",
+    compiled: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="torch.compile: faster steps after minutes of compiling; needs a C++ compiler.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Processes that prepare patches ahead. (default: 0 on a CPU, else up to 8)",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads; 0: PyTorch's own choice.", rich_help_panel=MACHINE)
+    ] = 0,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=version_printer("sdps-train"), is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Train SD-PSFNet. The defaults are the paper's recipe.
+
+    A run that was stopped or killed goes on to the very same weights when the same command is given again.
+    """
+    if patch is not None and patch % 4:
+        raise UsageError(f"--patch {patch} is no multiple of 4.", f"Use {patch // 4 * 4}.")
+    if sum(value is not None for value in (epochs, steps)) == 2:
+        raise UsageError("--epochs and --steps both give the length.", "Give one of them.")
+    minutes = parse_minutes(budget) if budget else float("inf")
+    from sdps.core.console import need
+
+    torch = need("torch", "train")
+    need("lightning_fabric", "train")
+    if threads:
+        torch.set_num_threads(threads)
+    from sdps.training.loop import train as run
+    from sdps.training.pictures import choose
+    from sdps.training.run_folder import RunFolder
+    from sdps.training.trainer import Trainer, open_fabric
+
+    recipe = _recipe(preset, patch, batch, rate, average, seed)
+    fabric = open_fabric(device, precision)
+    say = (lambda text: typer.echo(text, err=True)) if fabric.is_global_zero else (lambda text: None)
+    source, validate = choose(data, photos, max(size for _, size, _ in recipe.phases), say)
+    recipe = _long(recipe, preset, epochs, steps, source.count)
+    torch.manual_seed(recipe.seed)
+    network = _network(preset, start)
+    folder = RunFolder(out or Path("runs") / preset, source)
+    if workers is None:
+        workers = 0 if fabric.device.type == "cpu" else min(8, (torch.get_num_threads() + 1) // 2)
+    trainer = Trainer(network, source, recipe, fabric, compiled, workers)
+    say(f"{source.count} pictures ({source.name}), {preset}, {recipe.steps} steps, into {folder.path}")
+    ending = run(trainer, folder, validate, every, minutes)
+    skipped = f", {ending.skipped} of them skipped as not finite" if ending.skipped else ""
+    say(f"{ending.step} steps{skipped}, {ending.images_per_second:.1f} images/s, best {ending.best:.2f} dB")
+    if ending.signal:
+        say(f"Stopped and saved; the same command goes on from step {ending.step}.")
+        raise typer.Exit(128 + ending.signal)
+    say(f"wrote {folder.path / 'best.safetensors'} and last.safetensors")
+
+
+def parse_minutes(text: str) -> float:
+    """'45m', '2h', '1h30m', '90s' or '1h30m10s' in minutes.
+
+    Raises:
+        UsageError: it is none of them.
+    """
+    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip())
+    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+    total = 60 * hours + minutes + seconds / 60
+    if total <= 0:
+        raise UsageError(f"{text!r} is no time.", "Write for example 45m or 1h30m.")
+    return total
+
+
+def _recipe(
+    preset: str, patch: int | None, batch: int | None, rate: float | None, average: float | None, seed: int
+) -> Recipe:
+    from dataclasses import replace
+
+    from sdps.model.presets import network_config
+    from sdps.training import recipe as recipes
+
+    network_config(preset)
+    recipe = recipes.BUNDLED if preset in BUNDLED else recipes.PAPER
+    recipe = replace(recipe.resized(patch, batch), seed=seed)
+    if preset == "small":
+        recipe = replace(recipe, rate=1.5e-3)
+    if rate is not None:
+        recipe = replace(recipe, rate=rate, final_rate=min(rate, recipe.final_rate))
+    return recipe if average is None else replace(recipe, average=average)
+
+
+def _long(recipe: Recipe, preset: str, epochs: int | None, steps: int | None, pictures: int) -> Recipe:
+    """With its length; a warm-up is at most a tenth of it."""
+    from dataclasses import replace
+
+    from sdps.training.recipe import PAPER_EPOCHS, in_epochs
+
+    if preset not in BUNDLED or epochs is not None:
+        recipe = in_epochs(recipe, epochs or PAPER_EPOCHS, pictures)
+    if steps is not None:
+        recipe = replace(recipe, steps=steps)
+    return replace(recipe, warmup=min(recipe.warmup, max(1, recipe.steps // 10)))
+
+
+def _network(preset: str, start: str | None) -> SDPSFNet:
+    from sdps.model import SDPSFNet, load_checkpoint
+    from sdps.model.presets import network_config
+    from sdps.model.zoo import find_weights
+
+    if start is None:
+        return SDPSFNet(network_config(preset))
+    return load_checkpoint(find_weights(start)).requires_grad_()
+
+
+def main() -> None:
+    """Console entry."""
+    app()

@@ -1,0 +1,270 @@
+"""Pairs of rainy and clean pictures on disk: the layouts of the deraining sets, told by their folders.
+
+What is understood (NETWORK.md; the sets differ, and mirrors of them differ again):
+
+- parts: `train`, `val`, `test` (or training, validation, testing), each holding one set or one set
+  per sub-folder (Rain13K: `test/Rain100H`, `test/Rain100L`, ...); without parts it is one set;
+- a set: two folders beside each other, input|rainy|rain|lq and target|gt|norain|clean, or one
+  folder with both kinds of files in it (Rain100L, Rain100H);
+- names: equal in both folders, whatever the suffix, or `rain-NNN` or `norain-NNNx2` for
+  `norain-NNN`.
+
+Nothing is read but names here; `check_pairs` and `read_rgb` look at the pictures.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from sdps.core.console import need
+from sdps.core.errors import SourceError, UsageError
+from sdps.core.frame import Image
+from sdps.runtime.picture_source import decode_picture
+from sdps.runtime.sources import PICTURES
+
+INPUTS = ("input", "rainy", "rain", "rain/X2", "rain/x2", "lq", "rainy_image")
+TARGETS = ("target", "gt", "norain", "clean", "groundtruth", "ground_truth", "hq")
+PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+SHOWN = 5
+"""Names that a message lists before it counts the rest."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A rainy picture and the same scene without rain."""
+
+    name: str
+    rainy: Path
+    clean: Path
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """A folder of pairs.
+
+    Attributes:
+        folder: Where it lies.
+        parts: 'train', 'val', 'test', 'test/Rain100H', ... or 'all', each in the order of names.
+        problems: One line for each file without a partner.
+    """
+
+    folder: Path
+    parts: dict[str, list[Pair]]
+    problems: list[str] = field(default_factory=list)
+
+    def part(self, *wanted: str) -> dict[str, list[Pair]]:
+        """The first of the wanted parts that is there, with its sub-folders; empty if none is."""
+        for name in wanted:
+            found = {key: pairs for key, pairs in self.parts.items() if key.split("/")[0] == name}
+            if found:
+                return found
+        return {}
+
+
+def recognise(folder: Path) -> DataSet:
+    """Finds the pairs in a folder.
+
+    Raises:
+        UsageError: no folder, or no pairs in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}.", "Give a folder of rainy and clean pictures.")
+    parts: dict[str, list[Pair]] = {}
+    problems: list[str] = []
+    for part, names in PARTS.items():
+        for inside in _folders(folder):
+            if inside.name.lower() in names:
+                for label, pairs in _sets(inside, part, problems).items():
+                    parts.setdefault(label, []).extend(pairs)
+    if not parts:
+        parts = _sets(folder, "all", problems)
+    if not any(parts.values()):
+        why = _listed(problems) if problems else "No folder in it is called input or rain, target or norain."
+        raise UsageError(
+            f"{folder} holds no pairs of rainy and clean pictures. {why}",
+            "Put them into input/ and target/ under the same names.",
+        )
+    return DataSet(folder, {name: pairs for name, pairs in parts.items() if pairs}, problems)
+
+
+def pair_up(rainy: Path, clean: Path) -> tuple[list[Pair], list[str]]:
+    """Pairs the files of two folders by name; also a line for each file without a partner.
+
+    Raises:
+        UsageError: one of them is no folder or holds no pictures.
+    """
+    together = rainy == clean
+    inputs = {_key(path): path for path in _pictures(rainy) if not (together and _is_clean(path))}
+    targets = {_key(path): path for path in _pictures(clean) if not together or _is_clean(path)}
+    pairs = [Pair(inputs[key].name, inputs[key], targets[key]) for key in sorted(inputs.keys() & targets)]
+    problems = [f"{inputs[key]} has no clean picture" for key in sorted(inputs.keys() - targets)]
+    problems += [f"{targets[key]} has no rainy picture" for key in sorted(targets.keys() - inputs)]
+    return pairs, problems
+
+
+def check_pairs(
+    pairs: Sequence[Pair], smallest: int = 1, say: Callable[[int], None] = lambda done: None
+) -> tuple[list[Pair], list[str]]:
+    """Keeps the pairs that can be used, judged by the heads of their files; names the others.
+
+    Args:
+        pairs: What to look at.
+        smallest: Pixels that the shorter side needs.
+        say: Told how many have been looked at.
+
+    Returns:
+        The good pairs, and a line for each bad one: unreadable, not of one size, or too small.
+    """
+    good: list[Pair] = []
+    problems: list[str] = []
+    for done, pair in enumerate(pairs, 1):
+        sizes = [_size(pair.rainy), _size(pair.clean)]
+        if None in sizes:
+            bad = (pair.rainy, pair.clean)[sizes.index(None)]
+            problems.append(f"{bad} is not a readable picture")
+        elif sizes[0] != sizes[1]:
+            shown = [f"{size[1]}x{size[0]}" for size in sizes if size]
+            problems.append(f"{pair.rainy} is {shown[0]} pixels, {pair.clean.name} is {shown[1]}")
+        elif sizes[0] and min(sizes[0]) < smallest:
+            problems.append(f"{pair.rainy} is smaller than {smallest} pixels")
+        else:
+            good.append(pair)
+        say(done)
+    return good, problems
+
+
+def refuse(problems: Sequence[str]) -> None:
+    """Raises what `pair_up` and `check_pairs` found, for who cannot do without a picture.
+
+    Raises:
+        UsageError: there are problems.
+    """
+    if problems:
+        raise UsageError(f"{len(problems)} pictures do not fit: {_listed(problems)}", "Mend or remove them.")
+
+
+def read_rgb(path: Path, smallest: int = 1) -> Image:
+    """A picture as (H, W, 3) uint8 RGB; grey becomes RGB, 16 bits are rounded to 8.
+
+    Raises:
+        SourceError: it cannot be read, or a side is under `smallest` pixels.
+    """
+    try:
+        image = decode_picture(path.read_bytes())
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}).", "Give a picture file.") from None
+    if image is None:
+        raise SourceError(f"{path} is not a readable picture.", "Give JPEG, PNG, WebP or TIFF.")
+    if min(image.shape[:2]) < smallest:
+        raise SourceError(
+            f"{path} has only {image.shape[0]}x{image.shape[1]} pixels.", f"Each side needs {smallest}."
+        )
+    return image
+
+
+def read_pair(pair: Pair, smallest: int = 1) -> tuple[Image, Image]:
+    """The rainy and the clean picture, (H, W, 3) uint8 RGB each, of one size.
+
+    Raises:
+        SourceError: one of them cannot be read, or they differ in size.
+    """
+    rainy, clean = read_rgb(pair.rainy, smallest), read_rgb(pair.clean, smallest)
+    if rainy.shape != clean.shape:
+        raise SourceError(
+            f"{pair.rainy} has {rainy.shape[0]}x{rainy.shape[1]} pixels, "
+            f"{pair.clean.name} {clean.shape[0]}x{clean.shape[1]}.",
+            "Rainy and clean pictures must match pixel by pixel.",
+        )
+    return rainy, clean
+
+
+def difference_hash(image: Image) -> int:
+    """64 bits that survive scaling and compression: is each cell brighter than its right neighbour?
+
+    Two pictures of the same scene differ in few bits (about 8 and less), others in about 32.
+    """
+    cv2 = need("cv2")
+    small = cv2.resize(image, (9, 8), interpolation=cv2.INTER_AREA).astype(np.float64).sum(2)
+    return int("".join("1" if bit else "0" for bit in (small[:, 1:] > small[:, :-1]).ravel()), 2)
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    """Height and width from the head of the file; None if it is no picture."""
+    pillow = need("PIL.Image", "train")
+    try:
+        with pillow.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(0x0112, 1) >= 5
+    except (OSError, SyntaxError, ValueError):
+        return None
+    return (width, height) if turned else (height, width)
+
+
+def _sets(folder: Path, label: str, problems: list[str]) -> dict[str, list[Pair]]:
+    """The sets in a folder: it itself, or one in each sub-folder."""
+    rainy, clean = _find(folder, INPUTS), _find(folder, TARGETS)
+    if clean is None or rainy is None:
+        # Rain100L as published: the clean pictures beside the folder `rainy`, or all in one folder.
+        here = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES]
+        clean = clean or (folder if any(_is_clean(path) for path in here) else None)
+        rainy = rainy or (folder if any(_key(path) != path.stem.lower() for path in here) else None)
+    if rainy is not None and clean is not None:
+        pairs, lonely = pair_up(rainy, clean)
+        problems += lonely
+        return {label: pairs}
+    found: dict[str, list[Pair]] = {}
+    for inside in _folders(folder):
+        both = _find(inside, INPUTS), _find(inside, TARGETS)
+        if all(both):
+            found |= _sets(inside, f"{label}/{inside.name}", problems)
+    return found
+
+
+def _find(folder: Path, names: Sequence[str]) -> Path | None:
+    """A sub-folder of one of the names that holds pictures."""
+    by_name = {path.name.lower(): path for path in _folders(folder)}
+    for name in names:
+        first, *rest = name.split("/")
+        path = by_name.get(first)
+        if path is not None and rest:
+            path = path / rest[0]
+        if path is not None and path.is_dir() and any(p.suffix.lower() in PICTURES for p in path.iterdir()):
+            return path
+    return None
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_dir())
+
+
+def _pictures(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        raise UsageError(f"There is no folder {folder}.", "Give a folder of pictures.")
+    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    if not files:
+        raise UsageError(f"The folder {folder} holds no pictures.", f"Put some there: {', '.join(PICTURES)}.")
+    return files
+
+
+def _key(path: Path) -> str:
+    """What a rainy picture and its clean one have in common: `rain-1`, `norain-1x2`, `norain-1`: '1'."""
+    match = re.fullmatch(r"(?:no)?rain-(\d+)(?:x2)?", path.stem.lower())
+    return match[1] if match else path.stem.lower()
+
+
+def _is_clean(path: Path) -> bool:
+    return re.fullmatch(r"norain-\d+", path.stem.lower()) is not None
+
+
+def _listed(problems: Sequence[str]) -> str:
+    rest = len(problems) - SHOWN
+    return "; ".join(problems[:SHOWN]) + (f"; and {rest} more." if rest > 0 else ".")

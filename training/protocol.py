@@ -1,0 +1,137 @@
+"""The evaluation protocol behind the paper's numbers, and the whole frame beside it.
+
+Paper (NETWORK.md): tiles of 128 pixels that overlap by 64, the picture reflected at the bottom and
+right until they fit, averaged uniformly where they overlap; clamped to 0..1 and truncated (not
+rounded) to 8 bits. A graph gives levels that are rounded already; their average is rounded, since
+truncating twice would darken the picture by half a level.
+
+Frame: the whole picture at once, as `sdps-run` restores it. The network's global means then see all
+of it, so the two differ, by tenths of a dB.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sdps.core.frame import Image
+from sdps.core.metrics import CONVENTIONS, Quality, quality
+from sdps.training.restorers import Restorer
+
+TILE, STEP = 128, 64
+PROTOCOLS = ("paper", "frame")
+BATCH = 16
+"""Tiles that run at once: memory, not a result."""
+
+
+@dataclass(frozen=True)
+class PictureScore:
+    """One picture under one protocol and one convention ('rgb' or 'y')."""
+
+    picture: str
+    protocol: str
+    convention: str
+    height: int
+    width: int
+    before: Quality
+    after: Quality
+
+    @property
+    def gain(self) -> float:
+        """dB of PSNR; NaN where the rainy picture had no error at all."""
+        return self.after.psnr - self.before.psnr
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The mean over the pictures of one protocol and convention, as papers print it."""
+
+    protocol: str
+    convention: str
+    pictures: int
+    before: Quality
+    after: Quality
+    worst_gain: float
+
+    def to_json(self) -> dict[str, Any]:
+        """As JSON has it: what is not finite (the PSNR of equal pictures) becomes null."""
+        values = asdict(self)
+        for side in ("before", "after"):
+            values[side] = {k: v if math.isfinite(v) else None for k, v in values[side].items()}
+        return values | {"worst_gain": self.worst_gain if math.isfinite(self.worst_gain) else None}
+
+
+def paper_tiles(restorer: Restorer, image: Image) -> Image:
+    """Restores a picture by the paper's tiles: (H, W, 3) uint8 RGB both, any size."""
+    height, width = image.shape[:2]
+    tall, wide = (max(0, -(-(side - TILE) // STEP)) * STEP + TILE for side in (height, width))
+    padded = np.pad(image, ((0, tall - height), (0, wide - width), (0, 0)), mode="reflect")
+    corners = [(y, x) for y in range(0, tall - TILE + 1, STEP) for x in range(0, wide - TILE + 1, STEP)]
+    total = np.zeros((tall, wide, 3), np.float64)
+    count = np.zeros((tall, wide, 1))
+    for begin in range(0, len(corners), BATCH):
+        some = corners[begin : begin + BATCH]
+        batch = np.stack([padded[y : y + TILE, x : x + TILE] for y, x in some])
+        for (y, x), tile in zip(some, restorer.tiles(batch), strict=True):
+            total[y : y + TILE, x : x + TILE] += tile
+            count[y : y + TILE, x : x + TILE] += 1
+    mean = np.clip((total / count)[:height, :width], 0, 255)
+    result: Image = (mean if restorer.exact else np.round(mean)).astype(np.uint8)
+    return result
+
+
+def restore_by(protocol: str, restorer: Restorer, image: Image) -> Image:
+    """Restores a picture by one of PROTOCOLS."""
+    return paper_tiles(restorer, image) if protocol == "paper" else restorer.frame(image)
+
+
+def score_pictures(
+    pictures: Iterable[tuple[str, Image, Image]],
+    restorer: Restorer,
+    protocols: Sequence[str] = PROTOCOLS,
+    on_result: Callable[[PictureScore, Image, Image, Image], None] = lambda score, *images: None,
+) -> list[PictureScore]:
+    """Scores every picture by every protocol and both conventions.
+
+    Args:
+        pictures: Name, rainy and clean picture, (H, W, 3) uint8 RGB of one size, from 11x11.
+        restorer: The model.
+        protocols: Of PROTOCOLS.
+        on_result: Given each score on RGB by the first protocol with the rainy picture, the result
+            and the clean one.
+    """
+    scores: list[PictureScore] = []
+    for name, rainy, clean in pictures:
+        before = {convention: quality(clean, rainy, convention) for convention in CONVENTIONS}
+        for protocol in protocols:
+            result = restore_by(protocol, restorer, rainy)
+            found = []
+            for convention in CONVENTIONS:
+                after = quality(clean, result, convention)
+                size = (rainy.shape[0], rainy.shape[1])
+                found.append(PictureScore(name, protocol, convention, *size, before[convention], after))
+            scores += found
+            if protocol == protocols[0]:
+                on_result(found[0], rainy, result, clean)
+    return scores
+
+
+def means(scores: Sequence[PictureScore]) -> list[Mean]:
+    """The means over pictures, per protocol and convention, in order of appearance."""
+    result = []
+    for key in dict.fromkeys((score.protocol, score.convention) for score in scores):
+        rows = [score for score in scores if (score.protocol, score.convention) == key]
+        before, after = (
+            Quality(
+                float(np.mean([getattr(row, side).psnr for row in rows])),
+                float(np.mean([getattr(row, side).ssim for row in rows])),
+            )
+            for side in ("before", "after")
+        )
+        gains = [row.gain for row in rows if math.isfinite(row.gain)]
+        result.append(Mean(*key, len(rows), before, after, min(gains, default=math.nan)))
+    return result

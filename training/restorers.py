@@ -1,0 +1,115 @@
+"""Models as evaluation wants them: a batch of pictures in, and out as exactly as the model gives it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from sdps.core.errors import UsageError
+from sdps.core.frame import Image
+from sdps.model import SDPSFNet, load_checkpoint
+from sdps.model.deploy import denormalise, normalise, pad_to_stride
+from sdps.model.zoo import PUBLISHED, find_weights
+from sdps.runtime.backends import CHECKPOINTS, Backend, open_backend
+from sdps.runtime.tiling import restore
+
+
+class Restorer(Protocol):
+    """A model under evaluation.
+
+    Attributes:
+        name: What it is and what runs it, for the report.
+        exact: Whether `tiles` gives the network's own numbers rather than rounded levels.
+    """
+
+    name: str
+    exact: bool
+
+    def tiles(self, batch: Image) -> np.ndarray[Any, np.dtype[Any]]:
+        """[N,T,T,3] uint8 RGB to levels of the same shape: float32, nominally 0..255, or uint8."""
+        ...
+
+    def frame(self, image: Image) -> Image:
+        """A whole picture as a user gets it: (H, W, 3) uint8 RGB both."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class NetworkRestorer:
+    """A network in PyTorch, whose outputs are numbers and not yet levels.
+
+    Args:
+        network: In eval mode.
+        name: For the report.
+        device: Where to run it.
+    """
+
+    exact = True
+
+    def __init__(self, network: SDPSFNet, name: str, device: str = "cpu") -> None:
+        self.network, self.device = network.to(device), device
+        self.name = f"{name} on torch:{device}"
+
+    def tiles(self, batch: Image) -> np.ndarray[Any, np.dtype[Any]]:
+        x = torch.tensor(batch, device=self.device).permute(0, 3, 1, 2).float() / 255
+        with torch.inference_mode():
+            y = self.network(normalise(pad_to_stride(x)))[-1]
+        y = denormalise(y)[:, :, : x.shape[2], : x.shape[3]] * 255
+        result: np.ndarray[Any, np.dtype[Any]] = y.permute(0, 2, 3, 1).cpu().numpy()
+        return result
+
+    def frame(self, image: Image) -> Image:
+        result: Image = np.clip(self.tiles(image[None])[0], 0, 255).round().astype(np.uint8)
+        return result
+
+    def close(self) -> None:
+        pass
+
+
+class BackendRestorer:
+    """A graph or an engine on a backend of the runtime; its outputs are rounded to levels already."""
+
+    exact = False
+
+    def __init__(self, backend: Backend, name: str) -> None:
+        self.backend, self.name = backend, f"{name} on {backend.name}"
+
+    def tiles(self, batch: Image) -> np.ndarray[Any, np.dtype[Any]]:
+        fixed = self.backend.manifest.fixed_size
+        if fixed is None:
+            return self.backend.run(batch)
+        if (fixed.height, fixed.width) != batch.shape[1:3]:
+            raise UsageError(
+                f"{self.name} takes {fixed}; the paper's tiles are {batch.shape[1]}x{batch.shape[2]}.",
+                "Use --protocol frame, or export it with --dynamic or --size 128x128.",
+            )
+        return np.concatenate([self.backend.run(tile[None]) for tile in batch])
+
+    def frame(self, image: Image) -> Image:
+        return restore(self.backend, image)
+
+    def close(self) -> None:
+        self.backend.close()
+
+
+def open_restorer(name_or_path: str, provider: str = "auto", device: str = "cpu") -> Restorer:
+    """Opens a checkpoint (a path or a published name), an ONNX file, an engine or a bundled model.
+
+    Args:
+        name_or_path: What to open; a bundled name is the graph that `sdps-run` runs.
+        provider: The runtime's provider for what is not a checkpoint.
+        device: PyTorch's device for a checkpoint.
+
+    Raises:
+        UsageError: there is no such model.
+        SdpsError: it is damaged, or nothing here runs it.
+    """
+    path = Path(name_or_path)
+    if path.suffix in CHECKPOINTS or (name_or_path.lower() in PUBLISHED and not path.exists()):
+        weights = find_weights(name_or_path)
+        return NetworkRestorer(load_checkpoint(weights), weights.stem, device)
+    return BackendRestorer(open_backend(name_or_path, provider), path.stem)

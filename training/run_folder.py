@@ -1,0 +1,94 @@
+"""What a training run leaves in its folder, so that it can be killed at any moment and go on.
+
+- `recipe.json`: network, schedule and pictures, as plain text;
+- `last.pt`: everything to go on from; `last.safetensors`: the weights, for every other command;
+- `best.safetensors`: the weights of the best validation so far;
+- `log.jsonl`: a line for each validation; `tensorboard/`: curves.
+
+Every file is written under another name and renamed; lines of the log that are younger than
+`last.pt`, which a killed run leaves, are taken out again when it goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdps.core.artifact import atomic_path, write_bytes, write_json
+from sdps.core.errors import SdpsError, UsageError
+from sdps.model import save_checkpoint
+from sdps.training.data import Source
+from sdps.training.trainer import Trainer
+
+
+class RunFolder:
+    """The folder of one run.
+
+    Args:
+        path: Made if need be.
+        source: The pictures; a run goes on with the same ones only.
+    """
+
+    def __init__(self, path: Path, source: Source) -> None:
+        self.path = path
+        self.pictures = {"name": source.name, "count": source.count, "sha256": source.fingerprint()}
+
+    @property
+    def tensorboard(self) -> Path:
+        return self.path / "tensorboard"
+
+    def load(self, trainer: Trainer) -> dict[str, Any]:
+        """Restores a run that was begun here; returns what `save` was told, or {} for a new one.
+
+        Raises:
+            UsageError: it has other pictures, another network or another recipe.
+            SdpsError: `last.pt` is damaged.
+        """
+        path = self.path / "last.pt"
+        if not path.is_file():
+            return {}
+        try:
+            state = torch.load(path, weights_only=True, map_location="cpu")
+            pictures, notes = state["pictures"], state["notes"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SdpsError(
+                f"{path} is not a run to go on with ({reason}).", "Give another --out, or remove it."
+            ) from None
+        if pictures != self.pictures:
+            raise UsageError(
+                f"The run in {self.path} trains on {pictures['count']} other pictures ({pictures['name']}).",
+                "Give the same pictures again, or another --out.",
+            )
+        trainer.restore(state)
+        return dict(notes)
+
+    def begin(self, trainer: Trainer) -> None:
+        """Writes down what is trained how, and takes out of the log what is younger than `last`."""
+        recipe = {"config": asdict(trainer.network.config), **asdict(trainer.recipe)}
+        write_json(self.path / "recipe.json", {**recipe, "pictures": self.pictures})
+        kept = [line for line in self._log() if json.loads(line)["step"] <= trainer.step]
+        write_bytes(self.path / "log.jsonl", "".join(kept).encode())
+
+    def save(self, trainer: Trainer, notes: dict[str, Any]) -> None:
+        """Writes `last`; `notes` are plain values that `load` gives back."""
+        with atomic_path(self.path / "last.pt") as temporary:
+            torch.save({**trainer.state(), "pictures": self.pictures, "notes": notes}, temporary)
+        self.save_weights(trainer, "last")
+
+    def save_weights(self, trainer: Trainer, name: str) -> None:
+        """Writes the averaged weights as NAME.safetensors."""
+        save_checkpoint(trainer.averaged(), self.path / f"{name}.safetensors", {"step": str(trainer.step)})
+
+    def log(self, entry: dict[str, Any]) -> None:
+        """Appends a line to the log."""
+        write_bytes(self.path / "log.jsonl", "".join([*self._log(), json.dumps(entry) + "\n"]).encode())
+
+    def _log(self) -> list[str]:
+        path = self.path / "log.jsonl"
+        return path.read_text().splitlines(keepends=True) if path.is_file() else []

@@ -1,0 +1,225 @@
+"""One training run: a pure function of its recipe, its pictures and the step it is at."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from sdps.core.console import need
+from sdps.core.errors import UsageError
+from sdps.model import SDPSFNet
+from sdps.model.deploy import denormalise, normalise
+from sdps.training.data import Source, Steps
+from sdps.training.losses import StageLoss
+from sdps.training.recipe import Clock, Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
+PRECISIONS = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+"""Of the arithmetic while training, and what Lightning Fabric calls it. Weights stay in FP32."""
+
+
+def open_fabric(device: str = "auto", precision: str = "fp32") -> Fabric:
+    """Lightning Fabric on this process' device, or on all that `torchrun` started processes for.
+
+    Args:
+        device: 'auto', 'cpu' or 'cuda'.
+        precision: One of PRECISIONS.
+
+    Raises:
+        UsageError: no such precision, or no such device here.
+        MissingDependency: the extra `train` is not installed.
+    """
+    import os
+
+    if precision not in PRECISIONS:
+        raise UsageError(f"There is no precision {precision!r}.", f"Choose from {', '.join(PRECISIONS)}.")
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"There is no device {device!r}.", "Choose from auto, cpu, cuda.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("PyTorch sees no CUDA GPU here.", "Use --device cpu, or PyTorch's CUDA build.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    lightning = need("lightning_fabric", "train")
+    local, world = (int(os.environ.get(name, "1")) for name in ("LOCAL_WORLD_SIZE", "WORLD_SIZE"))
+    strategy: Any = "auto"
+    if world > 1:
+        strategies = need("lightning_fabric.strategies", "train")
+        # Two up-samplings stand in the checkpoints and are used by nothing (psfnet.py).
+        strategy = strategies.DDPStrategy(find_unused_parameters=True)
+    fabric: Fabric = lightning.Fabric(
+        accelerator=device,
+        devices=local,
+        num_nodes=world // local,
+        strategy=strategy,
+        precision=PRECISIONS[precision],
+    )
+    fabric.launch()
+    return fabric
+
+
+class Trainer:
+    """Trains one network; everything it holds is in `state()`.
+
+    Args:
+        network: Trained in place.
+        source: The pictures.
+        recipe: The schedule.
+        fabric: Device, precision and processes; None for one process on the CPU in FP32.
+        compiled: Whether to use torch.compile.
+        workers: Processes that prepare batches ahead; 0 prepares them in step with the training.
+
+    Raises:
+        UsageError: no picture is as large as a patch, or the patches of a step cannot be shared
+            among the processes.
+    """
+
+    def __init__(
+        self,
+        network: SDPSFNet,
+        source: Source,
+        recipe: Recipe,
+        fabric: Fabric | None = None,
+        compiled: bool = False,
+        workers: int = 0,
+    ) -> None:
+        self.network, self.recipe, self.workers = network.train(), recipe, workers
+        self.fabric = fabric = fabric or open_fabric("cpu")
+        for _, _, batch in recipe.phases:
+            if batch % fabric.world_size:
+                raise UsageError(
+                    f"{batch} patches a step cannot be shared among {fabric.world_size} processes.",
+                    f"Use --batch {fabric.world_size * max(1, batch // fabric.world_size)}.",
+                )
+        # On the CPU it is no faster, and its backward crashes on maps of one channel.
+        self.layout = torch.channels_last if fabric.device.type == "cuda" else torch.contiguous_format
+        network.to(memory_format=self.layout)  # type: ignore[call-overload]
+        optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, betas=(0.9, 0.999))
+        # Compiling fuses what stands between the convolutions; it takes minutes, once per patch size.
+        module: Any = torch.compile(network) if compiled else network
+        self.forward, self.optimiser = fabric.setup(module, optimiser)
+        self.average = {key: value.detach().clone() for key, value in network.named_parameters()}
+        self.loss = StageLoss(recipe.edge, recipe.frequency, recipe.decibels).to(fabric.device)
+        self.steps = Steps(
+            [source.patches(patch, batch, recipe.seed) for _, patch, batch in recipe.phases],
+            (fabric.global_rank, fabric.world_size),
+        )
+        self.step, self.skipped, self.clock = 0, 0, Clock()
+        self.ahead: Iterator[tuple[Tensor, Tensor]] | None = None
+
+    @property
+    def position(self) -> float:
+        """Where in the schedule the next step is; it is over at `recipe.steps`."""
+        return self.clock.at(self.step)
+
+    @property
+    def pixels(self) -> int:
+        """Of the next step, in all processes together."""
+        _, patch, batch = self.recipe.phases[self.recipe.phase(self.position)]
+        return batch * patch * patch
+
+    def advance(self) -> float:
+        """One step; returns the loss. A loss or gradient that is not finite is skipped and counted."""
+        recipe, fabric = self.recipe, self.fabric
+        for group in self.optimiser.param_groups:
+            group["lr"] = recipe.learning_rate(self.position)
+        rainy, clean = (part.to(fabric.device, non_blocking=True) for part in self._batch())
+        outputs = self.forward(normalise(rainy).contiguous(memory_format=self.layout))
+        loss: Tensor = self.loss([denormalise(output) for output in outputs], clean)
+        self.optimiser.zero_grad(set_to_none=True)
+        fabric.backward(loss)
+        norm = fabric.clip_gradients(
+            self.forward, self.optimiser, max_norm=recipe.clip, error_if_nonfinite=False
+        )
+        mean: Any = fabric.all_reduce(loss.detach()) if fabric.world_size > 1 else loss.detach()
+        self.step += 1
+        finite = bool(torch.isfinite(mean)) and norm is not None and bool(torch.isfinite(norm))
+        if finite or getattr(fabric.strategy.precision, "scaler", None) is not None:
+            self.optimiser.step()  # FP16's scaler leaves out what is not finite, and must learn of it
+        if not finite:
+            self.skipped += 1
+            return math.nan
+        decay = min(recipe.average, self.step / (self.step + 10))
+        with torch.no_grad():
+            for key, value in self.network.named_parameters():
+                self.average[key].lerp_(value, 1 - decay)
+        return float(mean)
+
+    def fit(self, steps_left: float) -> None:
+        """Changes the pace so that the schedule ends after so many more steps."""
+        self.clock = self.clock.fitted(self.step, self.recipe.steps, steps_left)
+        self.ahead = None  # what was prepared ahead may be of another phase now
+
+    def averaged(self) -> SDPSFNet:
+        """A network of the averaged weights, in eval mode, on the run's device."""
+        network = SDPSFNet(self.network.config).to(self.fabric.device)
+        names = dict(network.named_parameters())
+        with torch.no_grad():
+            for key, value in self.average.items():
+                names[key].copy_(value)
+        return network.eval().requires_grad_(False)
+
+    def state(self) -> dict[str, Any]:
+        """Everything to go on from, as tensors and plain values."""
+        return {
+            "config": asdict(self.network.config),
+            "recipe": asdict(self.recipe),
+            "network": dict(self.network.named_parameters()),
+            "average": self.average,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.fabric.strategy.precision.state_dict(),
+            "clock": asdict(self.clock),
+            "step": self.step,
+            "skipped": self.skipped,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on from a `state()` of a run with the same network, recipe and pictures.
+
+        Raises:
+            UsageError: it is of another network or recipe.
+        """
+        for part, own in (("config", asdict(self.network.config)), ("recipe", asdict(self.recipe))):
+            if other := {key: value for key, value in own.items() if state[part].get(key, value) != value}:
+                changed = ", ".join(f"{key} {state[part][key]} to {value}" for key, value in other.items())
+                raise UsageError(
+                    f"That run cannot go on: its {part} would change ({changed}).",
+                    "Give the same options again, or another --out.",
+                )
+        with torch.no_grad():
+            for key, value in self.network.named_parameters():
+                value.copy_(state["network"][key])
+                self.average[key].copy_(state["average"][key])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.fabric.strategy.precision.load_state_dict(state["scaler"])
+        self.step, self.skipped, self.clock = state["step"], state["skipped"], Clock(**state["clock"])
+        self.ahead = None
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        if not self.workers:
+            return self.steps[self.step, self.recipe.phase(self.position)]
+        if self.ahead is None:
+            loader = DataLoader(
+                self.steps,
+                batch_size=None,
+                sampler=self._upcoming(),
+                num_workers=self.workers,
+                prefetch_factor=4,
+                pin_memory=self.fabric.device.type == "cuda",
+            )
+            self.ahead = iter(loader)
+        return next(self.ahead)
+
+    def _upcoming(self) -> Iterator[tuple[int, int]]:
+        """Steps from the next one on, with their phases, until the schedule ends."""
+        step, clock = self.step, self.clock
+        while True:
+            yield step, self.recipe.phase(clock.at(step))
+            step += 1
