@@ -23,12 +23,16 @@ class Frame:
         index: Position in the source, from 0. Gaps mean dropped frames.
         time: Presentation time in seconds from the start of the source.
         name: File name of a picture, empty for video.
+        arrived: `time.monotonic()` when it was decoded; 0 where nobody measures. Latency begins here.
+        stale: The source fell silent, and this is its last good picture once more, marked as such.
     """
 
     image: Image
     index: int = 0
     time: float = 0.0
     name: str = ""
+    arrived: float = 0.0
+    stale: bool = False
 
     def with_image(self, image: Image) -> Frame:
         """The same moment with another picture."""

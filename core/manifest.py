@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sdps.core.errors import ModelError
-from sdps.core.spec import Size
+from sdps.core.spec import STRIDE, Size
 
 FORMAT = "1"
 PREFIX = "sdps."
@@ -26,11 +26,15 @@ class GraphManifest:
         architecture: e.g. 'SDPSFNet'.
         config: Hyperparameters (tau, widths, ...).
         precision: 'fp32', 'fp16' or 'int8'.
-        size: 'HxW' of a fixed graph, 'dynamic' of one that takes any multiple of 4.
+        size: 'HxW' of a fixed graph, 'dynamic' of one that takes any multiple of `stride`.
         mean, std: Normalisation inside the graph, of RGB in [0, 1].
+        stride: What divides the heights and widths that a dynamic graph takes.
         macs: Multiply-accumulates of convolutions and matrix products at 256x256.
         sdps_version: Version of the tool that wrote it.
         drift: Measured against PyTorch FP32 at export: psnr_db, max_levels, mean_levels, picture.
+        rewrites: Exact rewrites that the graph went through, by name, and in how many places.
+        exit: Which of the network's supervised images it gives, from 0; -1 is the result.
+        int8: Of an INT8 graph: its calibration set, drift, and which layers are not INT8.
     """
 
     name: str
@@ -43,7 +47,11 @@ class GraphManifest:
     std: tuple[float, ...]
     sdps_version: str
     macs: int = 0
+    stride: int = STRIDE
     drift: dict[str, Any] = field(default_factory=dict)
+    rewrites: dict[str, int] = field(default_factory=dict)
+    exit: int = -1
+    int8: dict[str, Any] = field(default_factory=dict)
 
     @property
     def fixed_size(self) -> Size | None:
@@ -77,6 +85,10 @@ class GraphManifest:
             parsed: dict[str, Any] = {
                 key: json.loads(metadata[PREFIX + key]) for key in ("config", "mean", "std", "macs", "drift")
             }
+            parsed["rewrites"] = json.loads(metadata.get(PREFIX + "rewrites", "{}"))
+            parsed["exit"] = json.loads(metadata.get(PREFIX + "exit", "-1"))
+            parsed["int8"] = json.loads(metadata.get(PREFIX + "int8", "{}"))
+            parsed["stride"] = json.loads(metadata.get(PREFIX + "stride", str(STRIDE)))
         except (KeyError, json.JSONDecodeError) as error:
             raise ModelError(
                 f"The sdps description of {source} is damaged ({error}).", "Export it again."

@@ -38,8 +38,12 @@ class Size:
 
     @property
     def padded(self) -> Size:
-        """The next size that the network's stride divides."""
-        return Size(-(-self.height // STRIDE) * STRIDE, -(-self.width // STRIDE) * STRIDE)
+        """The next size that SD-PSFNet's stride divides."""
+        return self.padded_to(STRIDE)
+
+    def padded_to(self, stride: int) -> Size:
+        """The next size that `stride` divides."""
+        return Size(-(-self.height // stride) * stride, -(-self.width // stride) * stride)
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class ShapeRange:
     def fixed(cls, size: Size) -> ShapeRange:
         """A range of one size."""
         return cls(size, size, size)
+
+    def padded_to(self, stride: int) -> ShapeRange:
+        """The range with each size brought up to a multiple of `stride`."""
+        return ShapeRange(*(size.padded_to(stride) for size in (self.min, self.opt, self.max)))
 
     @property
     def is_dynamic(self) -> bool:

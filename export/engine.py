@@ -9,27 +9,47 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import onnx
 
-from sdps.core.artifact import atomic_path
+from sdps.core.artifact import atomic_path, write_bytes
 from sdps.core.console import need
 from sdps.core.errors import EngineError, MissingDependency, UsageError
+from sdps.core.gpu import Gpu, first_gpu
 from sdps.core.manifest import GraphManifest
-from sdps.core.sidecar import EngineSidecar, check_sidecar, read_sidecar, sidecar_path, write_sidecar
+from sdps.core.sidecar import NO_GPU, EngineSidecar, check_sidecar, read_sidecar, sidecar_path, write_sidecar
 from sdps.core.spec import ShapeRange, Size
 from sdps.core.version import __version__
+from sdps.export.build_watch import SHOWN, matters
 from sdps.export.builder import Progress, build_plan
-from sdps.export.gpu import first_gpu
+from sdps.export.engine_options import RTX, TENSORRT, EngineOptions
+from sdps.export.layers import summarise
+from sdps.export.lock import locked
+from sdps.export.timing_cache import TimingCache
 
-__all__ = ["DEFAULT_RANGE", "EngineSidecar", "build_engine", "check_sidecar", "pick_flavour", "read_sidecar"]
+__all__ = [
+    "DEFAULT_RANGE",
+    "RTX",
+    "TENSORRT",
+    "EngineOptions",
+    "EngineSidecar",
+    "build_engine",
+    "check_sidecar",
+    "ensure_engine",
+    "pick_flavour",
+    "read_sidecar",
+]
 
-TENSORRT, RTX = "tensorrt", "tensorrt_rtx"
 DEFAULT_RANGE = ShapeRange(Size(64, 64), Size(720, 1280), Size(1088, 1920))
 """Sizes that an engine of a dynamic graph takes if nothing is said: up to Full HD, tuned for 720p."""
+AS_BUILT = EngineOptions()
+
+Say = Callable[[str], None]
 
 
 def load_flavour(flavour: str) -> Any:
@@ -74,73 +94,235 @@ def pick_flavour(choice: str) -> tuple[str | None, str]:
     return None, "No engine: neither TensorRT nor TensorRT-RTX is here (pip install 'sdps[rtx]')."
 
 
+@dataclass(frozen=True)
+class Ensured:
+    """An engine that is there, and how it came about.
+
+    Attributes:
+        sidecar: Of the engine.
+        reused: It was there already and is what a build would give.
+        reason: Why it was built, e.g. 'the graph has changed'; '' if there was none before.
+    """
+
+    sidecar: EngineSidecar
+    reused: bool
+    reason: str = ""
+
+
+def ensure_engine(
+    graph: bytes | Path,
+    out_path: Path,
+    flavour: str,
+    shapes: ShapeRange | Sequence[ShapeRange],
+    *,
+    options: EngineOptions = AS_BUILT,
+    timing_cache: Path | None = None,
+    rebuild: bool = False,
+    progress: Progress | None = None,
+    say: Say = lambda text: None,
+) -> Ensured:
+    """Uses the engine at `out_path` if it is what a build would give here, and builds it otherwise.
+
+    One process at a time: a second one waits and then finds the first one's engine. A damaged or
+    foreign engine is a reason to build, never an error; it is not deserialised to find out.
+
+    Args:
+        graph, out_path, flavour, shapes, options, timing_cache, progress, say: As for `build_engine`.
+        rebuild: Build in any case.
+
+    Raises:
+        EngineError, MissingDependency, UsageError: as `build_engine`.
+    """
+    data = graph if isinstance(graph, bytes) else Path(graph).read_bytes()
+    version = load_flavour(flavour).__version__
+    with locked(out_path, say):
+        reason = "asked for with --rebuild" if rebuild else ""
+        if not rebuild and (out_path.exists() or out_path.is_symlink()):
+            try:
+                sidecar = check_sidecar(out_path, gpu=first_gpu())
+            except EngineError as error:
+                reason = error.message
+            else:
+                reason = _difference(sidecar, data, flavour, version, _profiles(shapes), options)
+                if not reason:
+                    return Ensured(sidecar, reused=True)
+        if reason:
+            say(f"Building the engine: {reason.rstrip('.')}.")
+        sidecar = build_engine(
+            data,
+            out_path,
+            flavour,
+            shapes,
+            options=options,
+            timing_cache=timing_cache,
+            progress=progress,
+            say=say,
+        )
+    return Ensured(sidecar, reused=False, reason=reason)
+
+
 def build_engine(
     graph: bytes | Path,
     out_path: Path,
     flavour: str,
-    shapes: ShapeRange,
+    shapes: ShapeRange | Sequence[ShapeRange],
     *,
-    workspace_mib: int | None = None,
-    optimisation_level: int | None = None,
+    options: EngineOptions = AS_BUILT,
+    timing_cache: Path | None = None,
     progress: Progress | None = None,
+    say: Say = lambda text: None,
 ) -> EngineSidecar:
-    """Builds an engine and its sidecar, both written at once or not at all.
+    """Builds an engine, its sidecar and its log. Engine and sidecar never fit by halves.
 
     Args:
         graph: An sdps ONNX graph, or its path.
-        out_path: Where the engine goes; the sidecar is `<out_path>.json`.
+        out_path: Where the engine goes; the sidecar is `<out_path>.json`, the log `<out_path>.log`,
+            which stays if the build fails.
         flavour: 'tensorrt' or 'tensorrt_rtx'.
-        shapes: For a dynamic graph the profile's range (one picture at a time); for a fixed one
-            its size.
-        workspace_mib: Most scratch memory the builder may plan with, in MiB.
-        optimisation_level: 0 (fast build) to 5 (fast engine); the builder's default is 3.
+        shapes: For a dynamic graph the profile's range (one picture at a time), or several for
+            several profiles; for a fixed one its size.
+        options: How to build.
+        timing_cache: Folder to keep TensorRT's timing cache in; None for none.
         progress: Told how the build goes; whatever it raises, Ctrl-C too, stops the build.
+        say: Told in one line what a user should know.
 
     Raises:
         EngineError: the parser or the builder refuses the graph, or the sizes do not fit it.
         MissingDependency: the flavour is not installed.
+        UsageError: the flavour or this machine lacks one of the options.
     """
     trt = load_flavour(flavour)
     data = graph if isinstance(graph, bytes) else Path(graph).read_bytes()
-    properties = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
-    manifest = GraphManifest.from_metadata(properties)
-    _check_shapes(manifest, shapes)
-    started = time.monotonic()
-    plan, warnings = build_plan(trt, data, shapes, workspace_mib, optimisation_level, progress)
+    model = onnx.load_from_string(data)
+    manifest = GraphManifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
+    profiles = _profiles(shapes)
+    _check_shapes(manifest, profiles)
     gpu = first_gpu()
+    options.check(trt, gpu is not None)
+    cache = _timing_cache(timing_cache, flavour, trt.__version__, gpu, say)
+    measured, why_not = cache.load() if cache else (None, "")
+    if why_not:
+        say(why_not)
+    started = time.monotonic()
+    log_path = out_path.with_name(out_path.name + ".log")
+    try:
+        built = build_plan(
+            trt,
+            data,
+            profiles,
+            options,
+            measured,
+            progress,
+            lambda text: write_bytes(log_path, text.encode()),
+        )
+    except KeyboardInterrupt:
+        log_path.unlink(missing_ok=True)
+        raise
+    worth = [" ".join(warning.split()) for warning in built.warnings if matters(warning)]
+    more = [f"{len(worth) - SHOWN} more warnings are in {log_path}."] if len(worth) > SHOWN else []
+    for note in (*built.notes, *worth[:SHOWN], *more):
+        say(note)
+    if cache:
+        cache.save(built.timing_cache)
     sidecar = EngineSidecar(
         graph_sha256=hashlib.sha256(data).hexdigest(),
         manifest=manifest.to_metadata(),
         flavour=flavour,
         flavour_version=trt.__version__,
         sdps_version=__version__,
-        gpu=gpu.name if gpu else "no GPU on the building machine",
+        gpu=gpu.name if gpu else NO_GPU,
         compute_capability=gpu.compute_capability if gpu else "",
         cuda_driver=gpu.cuda_driver if gpu else "",
         precision=manifest.precision,
-        min_size=str(shapes.min),
-        opt_size=str(shapes.opt),
-        max_size=str(shapes.max),
-        engine_sha256=hashlib.sha256(plan).hexdigest(),
-        engine_bytes=len(plan),
+        min_size=_corner(min, [part.min for part in profiles]),
+        opt_size=str(profiles[0].opt),
+        max_size=_corner(max, [part.max for part in profiles]),
+        engine_sha256=hashlib.sha256(built.plan).hexdigest(),
+        engine_bytes=len(built.plan),
         seconds=round(time.monotonic() - started, 1),
-        warnings=warnings,
+        warnings=built.warnings,
+        options=options.to_sidecar(),
+        profiles=[[str(part.min), str(part.opt), str(part.max)] for part in profiles],
+        structure_sha256=structure_sha256(model),
+        stripped=options.strip_weights,
+        network=summarise(built.layers),
     )
+    write_engine(out_path, built.plan, sidecar)
+    return sidecar
+
+
+def write_engine(out_path: Path, plan: bytes, sidecar: EngineSidecar) -> None:
+    """Writes an engine and its sidecar; a kill in between leaves none that vouches for the other's."""
     # The old sidecar goes first and the new one comes last: no engine ever has another's.
     with atomic_path(out_path) as temporary:
         temporary.write_bytes(plan)
         sidecar_path(out_path).unlink(missing_ok=True)
     write_sidecar(out_path, sidecar)
-    return sidecar
 
 
-def _check_shapes(manifest: GraphManifest, shapes: ShapeRange) -> None:
+def structure_sha256(model: onnx.ModelProto) -> str:
+    """Of a graph without its weights' values and its description: equal for all training runs of a net."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.metadata_props[:]
+    for tensor in bare.graph.initializer:
+        # Integers are shapes and axes, which belong to the structure.
+        if tensor.data_type in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16):
+            for values in ("raw_data", "float_data", "int32_data"):
+                tensor.ClearField(values)
+    return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def _profiles(shapes: ShapeRange | Sequence[ShapeRange]) -> list[ShapeRange]:
+    return [shapes] if isinstance(shapes, ShapeRange) else list(shapes)
+
+
+def _corner(choose: Callable[[Iterable[int]], int], sizes: Sequence[Size]) -> str:
+    return str(Size(choose(size.height for size in sizes), choose(size.width for size in sizes)))
+
+
+def _difference(
+    sidecar: EngineSidecar,
+    graph: bytes,
+    flavour: str,
+    version: str,
+    profiles: list[ShapeRange],
+    options: EngineOptions,
+) -> str:
+    """What a build would do otherwise than the one that `sidecar` tells of; '' if nothing."""
+    if sidecar.flavour != flavour:
+        return f"the one there is {sidecar.flavour}'s"
+    if sidecar.flavour_version != version:
+        return f"the one there was built by version {sidecar.flavour_version}, and {version} is installed"
+    if sidecar.graph_sha256 != hashlib.sha256(graph).hexdigest():
+        return "the graph has changed"
+    if sidecar.profiles != [[str(part.min), str(part.opt), str(part.max)] for part in profiles]:
+        return "the sizes have changed"
+    asked = options.to_sidecar()
+    changed = sorted(key for key in asked | sidecar.options if asked.get(key) != sidecar.options.get(key))
+    return f"other options ({', '.join(changed)})" if changed else ""
+
+
+def _timing_cache(
+    folder: Path | None, flavour: str, version: str, gpu: Gpu | None, say: Say
+) -> TimingCache | None:
+    if folder is not None and flavour == RTX:
+        say("TensorRT-RTX measures nothing while it builds, so it has no timing cache to keep.")
+        return None
+    return TimingCache(folder, version, gpu) if folder is not None and gpu is not None else None
+
+
+def _check_shapes(manifest: GraphManifest, profiles: Sequence[ShapeRange]) -> None:
     size = manifest.fixed_size
-    if size and shapes != ShapeRange.fixed(size):
-        raise EngineError(
-            f"The graph takes {size} only, not {shapes.min} to {shapes.max}.", "Export it with --dynamic."
-        )
-    if size is None and shapes.opt != shapes.opt.padded:
-        raise EngineError(
-            f"A dynamic graph takes multiples of 4, not {shapes.opt}.", f"Use {shapes.opt.padded}."
-        )
+    for shapes in profiles:
+        if size and shapes != ShapeRange.fixed(size):
+            raise EngineError(
+                f"The graph takes {size} only, not {shapes.min} to {shapes.max}.", "Export it with --dynamic."
+            )
+        for wanted in (shapes.min, shapes.opt, shapes.max):
+            fitting = wanted.padded_to(manifest.stride)
+            if size is None and wanted != fitting:
+                raise EngineError(
+                    f"This dynamic graph takes multiples of {manifest.stride}, not {wanted}.",
+                    f"Use {fitting}.",
+                )

@@ -32,7 +32,7 @@ def count_macs(model: ModelProto) -> int:
 
 def macs_by_node(model: ModelProto) -> dict[int, int]:
     """The same by index of the node; nodes that do not count are left out."""
-    shapes = _shapes(model)
+    shapes = tensor_shapes(model)
     counts = {}
     for index, node in enumerate(model.graph.node):
         if node.op_type in _COUNTERS:
@@ -68,8 +68,8 @@ def _matmul(node: NodeProto, shapes: dict[str, Shape]) -> int:
 _COUNTERS = {"Conv": _conv, "ConvTranspose": _transposed, "Gemm": _gemm, "MatMul": _matmul}
 
 
-def _shapes(model: ModelProto) -> dict[str, Shape]:
-    """Shapes of all tensors whose dimensions are known, after fixing those of the input."""
+def tensor_shapes(model: ModelProto) -> dict[str, Shape]:
+    """Shapes of all tensors whose dimensions are known; of a dynamic graph at 1x256x256."""
     fixed = ModelProto()
     fixed.CopyFrom(model)
     graph = fixed.graph

@@ -6,21 +6,28 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from sdps.calibration.report import Int8Report
 from sdps.core.artifact import sha256_of
+from sdps.core.errors import UsageError
 from sdps.core.manifest import GraphManifest
 from sdps.core.spec import Size
 from sdps.core.version import __version__
+from sdps.export.arch import ArchChoice, load_arch
 from sdps.export.graph_macs import REFERENCE
-from sdps.export.onnx_export import describe, export_graph
+from sdps.export.int8_job import Int8Job, quantise_network
+from sdps.export.onnx_export import describe, export_graph, manifest_of
 from sdps.export.parity import Drift, measure_drift, read_picture, worst_of
+from sdps.export.rewrite import REWRITES
 from sdps.model import load_checkpoint
-from sdps.model.deploy import MEAN, STD
+from sdps.model.deploy import space_of
+from sdps.model.exits import cut
 
 
 @dataclass(frozen=True)
@@ -30,9 +37,13 @@ class ExportJob:
     Attributes:
         weights: The checkpoint file.
         name: The model's name; files and manifest carry it.
-        precision: 'fp32' or 'fp16'.
+        precision: 'fp32', 'fp16' or 'int8'.
         size: The graph's size, or None for a dynamic graph.
         picture: The photograph that the graph is checked on.
+        arch: Which network it is, if not SD-PSFNet.
+        rewrite: Whether the graph goes through the exact rewrites.
+        exit: Which supervised image the graph ends at, from 0; -1 is the network's result.
+        int8: How to calibrate; there if and only if the precision is 'int8'.
     """
 
     weights: Path
@@ -40,11 +51,16 @@ class ExportJob:
     precision: str
     size: Size | None
     picture: Path
+    arch: ArchChoice | None = None
+    rewrite: bool = True
+    exit: int = -1
+    int8: Int8Job | None = None
 
     @property
     def stem(self) -> str:
-        """Name of the files, without suffix: 'sdps-nano-fp16-256x256'."""
-        return f"{self.name}-{self.precision}-{self.size or 'dynamic'}"
+        """Name of the files, without suffix: 'sdps-nano-fp16-256x256', 'sdps-nano-exit0-fp16-256x256'."""
+        exit = "" if self.exit == -1 else f"-exit{self.exit}"
+        return f"{self.name}{exit}-{self.precision}-{self.size or 'dynamic'}"
 
 
 @dataclass(frozen=True)
@@ -54,40 +70,69 @@ class Exported:
     model: onnx.ModelProto
     manifest: GraphManifest
     drifts: list[Drift]
+    int8: Int8Report | None = None
 
 
-def run_job(job: ExportJob, step: Callable[[str], None] = lambda _: None) -> Exported:
+def run_job(
+    job: ExportJob,
+    step: Callable[[str], None] = lambda _: None,
+    traced: Callable[[onnx.ModelProto], None] | None = None,
+) -> Exported:
     """Loads, traces, converts, checks and measures; writes nothing and judges nothing.
 
     Args:
         job: What to do.
         step: Told in a few words what begins.
+        traced: Shown the graph before the rewrites (not of an INT8 job).
 
     Raises:
         CheckpointError, ExportError, ParityError, UsageError: see the steps' own functions.
     """
     step("Loading the checkpoint")
     image = read_picture(job.picture)
-    network = load_checkpoint(job.weights)
+    network, architecture, config = _load(job)
+    space = space_of(network)
     manifest = GraphManifest(
         name=job.name,
         weights_sha256=sha256_of(job.weights),
-        architecture=type(network).__name__,
-        config=dict(vars(network.config)),
+        architecture=architecture,
+        config=config,
         precision=job.precision,
         size=str(job.size or "dynamic"),
-        mean=MEAN,
-        std=STD,
+        mean=space.mean,
+        std=space.std,
+        stride=space.stride,
         sdps_version=__version__,
         macs=network_macs(network),
+        exit=job.exit,
     )
     step(f"Tracing the network ({job.precision}, {manifest.size})")
-    model = export_graph(network, manifest)
+    report = None
+    if job.int8:
+        quantised = quantise_network(
+            network, manifest, job.int8, lambda what, at, of: step(f"{what} {at}/{of}" if of else what)
+        )
+        model, report = quantised.model, quantised.report
+        manifest = replace(manifest, int8=quantised.summary)
+    else:
+        model = export_graph(network, manifest, tuple(REWRITES) if job.rewrite else (), traced)
+        manifest = manifest_of(model)  # with the rewrites
     step("Comparing with PyTorch")
     drifts = measure_drift(network, model, image, job.picture.name, job.size)
     manifest = replace(manifest, drift=worst_of(drifts).to_manifest())
     describe(model, manifest)
-    return Exported(model, manifest, drifts)
+    return Exported(model, manifest, drifts, report)
+
+
+def _load(job: ExportJob) -> tuple[nn.Module, str, dict[str, Any]]:
+    """The network, what it is called, and its hyperparameters."""
+    if job.arch and job.exit != -1:
+        raise UsageError("--exit and --exits are for SD-PSFNet, whose stages' images are supervised.")
+    if job.arch:
+        loaded = load_arch(job.arch, job.weights)
+        return loaded.network, loaded.name, loaded.config
+    network = load_checkpoint(job.weights)
+    return cut(network, job.exit), type(network).__name__, dict(vars(network.config))
 
 
 def network_macs(network: nn.Module, size: Size = REFERENCE) -> int:
@@ -96,7 +141,14 @@ def network_macs(network: nn.Module, size: Size = REFERENCE) -> int:
     Counted on PyTorch's meta device, which does no arithmetic; `graph_macs` counts the same of a
     graph, but of a fixed one only at its own size, and a manifest states them at 256x256.
     """
-    shadow = copy.deepcopy(network).to("meta")
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        shadow(torch.empty(1, 3, size.padded.height, size.padded.width, device="meta"))
-    return counter.get_total_flops() // 2
+    padded = size.padded_to(space_of(network).stride)
+
+    def count(subject: nn.Module, device: str) -> int:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            subject(torch.zeros(1, 3, padded.height, padded.width, device=device))
+        return int(counter.get_total_flops()) // 2
+
+    try:
+        return count(copy.deepcopy(network).to("meta"), "meta")
+    except (RuntimeError, NotImplementedError):  # foreign networks may make tensors on the CPU
+        return count(network, "cpu")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import replace
 
 import onnx
 import onnx_ir as ir
@@ -20,9 +21,10 @@ from torch import nn
 
 from sdps.core.errors import ExportError
 from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
-from sdps.core.spec import STRIDE, Size
+from sdps.core.spec import Size
 from sdps.export.precision import to_fp16
-from sdps.model.deploy import DeployNet
+from sdps.export.rewrite import REWRITES, rewrite
+from sdps.model.deploy import DeployNet, space_of
 
 OPSET = 18
 PRECISIONS = ("fp32", "fp16")
@@ -30,13 +32,20 @@ TRACE_SIZE = Size(64, 96)
 """Size that a dynamic graph is traced at; unequal sides keep height and width apart."""
 
 
-def export_graph(network: nn.Module, manifest: GraphManifest) -> onnx.ModelProto:
+def export_graph(
+    network: nn.Module,
+    manifest: GraphManifest,
+    rewrites: Collection[str] = tuple(REWRITES),
+    traced: Callable[[onnx.ModelProto], None] | None = None,
+) -> onnx.ModelProto:
     """Traces `network` into an ONNX model of the size and precision that `manifest` names.
 
     Args:
         network: Eval-mode module from normalised float [N,3,H,W] to one image or a list of them
             in the same space, of which the last is exported.
-        manifest: Written into the graph's metadata.
+        manifest: Written into the graph's metadata, with the rewrites that were applied.
+        rewrites: Names of the exact rewrites to apply (`rewrite.py`); none for the graph as traced.
+        traced: Shown the FP32 graph before the rewrites.
 
     Returns:
         A checked model: input `image` uint8 [N,H,W,3] RGB, output `restored` likewise. Fixed
@@ -47,13 +56,14 @@ def export_graph(network: nn.Module, manifest: GraphManifest) -> onnx.ModelProto
     """
     size = manifest.fixed_size
     deploy = DeployNet(network, size).eval()
-    height, width = (size.height, size.width) if size else (TRACE_SIZE.height, TRACE_SIZE.width)
+    stride = space_of(network).stride
+    at = size or TRACE_SIZE.padded_to(stride)
     # Two pictures where the batch is dynamic: the tracer takes a batch of one for a constant.
-    picture = torch.zeros(1 if size else 2, height, width, 3, dtype=torch.uint8)
+    picture = torch.zeros(1 if size else 2, at.height, at.width, 3, dtype=torch.uint8)
     shapes = None
     if size is None:
         n, h, w = (torch.export.Dim(name, min=1, max=4096) for name in ("n", "h", "w"))
-        shapes = ({0: n, 1: STRIDE * h, 2: STRIDE * w, 3: torch.export.Dim.STATIC},)
+        shapes = ({0: n, 1: stride * h, 2: stride * w, 3: torch.export.Dim.STATIC},)
     try:
         with _quiet():
             program = torch.onnx.export(
@@ -69,13 +79,16 @@ def export_graph(network: nn.Module, manifest: GraphManifest) -> onnx.ModelProto
             )
             assert program is not None
             _simplify(program.model)
+            if traced:
+                traced(ir.to_proto(program.model))
+            applied = rewrite(program.model, rewrites)
         model = program.model_proto
     except Exception as error:
         raise ExportError(f"The network could not be traced to ONNX: {_first_line(error)}") from error
     _forget_python(model)
     if manifest.precision == "fp16":
         model = to_fp16(model)
-    describe(model, manifest)
+    describe(model, replace(manifest, rewrites=applied))
     try:
         onnx.checker.check_model(model, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -87,6 +100,11 @@ def describe(model: onnx.ModelProto, manifest: GraphManifest) -> None:
     """Writes (or replaces) the graph's description of itself."""
     onnx.helper.set_model_props(model, manifest.to_metadata())
     model.producer_name, model.producer_version = "sdps", manifest.sdps_version
+
+
+def manifest_of(model: onnx.ModelProto) -> GraphManifest:
+    """The description that `describe` wrote."""
+    return GraphManifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
 
 
 def _simplify(model: ir.Model) -> None:

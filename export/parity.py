@@ -24,7 +24,7 @@ from sdps.core.manifest import INPUT, OUTPUT
 from sdps.core.spec import STRIDE, Size
 from sdps.export.precision import HALF
 from sdps.export.rehearsal import rehearse_fp16
-from sdps.model.deploy import DeployNet
+from sdps.model.deploy import DeployNet, space_of
 
 DYNAMIC_SIDE = 384
 """Longest side, in pixels, at which a dynamic graph is compared (and again at half of it)."""
@@ -45,7 +45,7 @@ class Bounds:
     @classmethod
     def of(cls, precision: str, min_psnr_db: float | None = None) -> Bounds:
         """The bounds of a precision, with another PSNR if given."""
-        bounds = {"fp32": cls(60.0, 2), "fp16": cls(45.0)}[precision]
+        bounds = {"fp32": cls(60.0, 2), "fp16": cls(45.0), "int8": cls(35.0)}[precision]
         return bounds if min_psnr_db is None else replace(bounds, min_psnr_db=min_psnr_db)
 
     def __str__(self) -> str:
@@ -123,14 +123,14 @@ def fit(image: Image, size: Size) -> Image:
     return np.ascontiguousarray(image[top : top + size.height, left : left + size.width])
 
 
-def sizes_to_check(image: Image, fixed: Size | None) -> list[Size]:
+def sizes_to_check(image: Image, fixed: Size | None, stride: int = STRIDE) -> list[Size]:
     """The graph's own size; for a dynamic graph the picture's, bounded, and half of that."""
     if fixed:
         return [fixed]
     scale = min(1.0, DYNAMIC_SIDE / max(image.shape[:2]))
 
     def rounded(factor: float) -> Size:
-        height, width = (max(4, round(side * factor / STRIDE)) * STRIDE for side in image.shape[:2])
+        height, width = (max(4, round(side * factor / stride)) * stride for side in image.shape[:2])
         return Size(height, width)
 
     return [rounded(scale), rounded(scale / 2)]
@@ -176,7 +176,7 @@ def measure_drift(
         ExportError: names, types or axes are wrong.
         ParityError: an output is one flat colour (NaN becomes black).
     """
-    pictures = [fit(image, size) for size in sizes_to_check(image, fixed)]
+    pictures = [fit(image, size) for size in sizes_to_check(image, fixed, space_of(network).stride)]
     runs = {"": model}
     if any(weight.data_type == HALF for weight in model.graph.initializer):
         runs[" (FP16 rounding)"] = rehearse_fp16(model)

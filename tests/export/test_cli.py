@@ -29,7 +29,7 @@ def test_from_the_authors_layout_to_graph_and_engine(published_pth: Path, tmp_pa
     assert result.exit_code == 0, result.output
     stem = "tau0-fp16-61x90"
     assert {path.name for path in tmp_path.iterdir()} == {
-        f"{stem}{s}" for s in (".onnx", ".engine", ".engine.json")
+        f"{stem}{s}" for s in (".onnx", ".engine", ".engine.json", ".engine.log")
     }
     for said in (f"{stem}.onnx", f"{stem}.engine", "pass", "FP16 rounding"):
         assert said in result.stdout
@@ -71,8 +71,10 @@ def test_garbage_is_one_line(tmp_path: Path) -> None:
         (("--fp16", "--int8"), "do not go together"),
         (("--precision", "fp32", "--fp16"), "do not go together"),
         (("--size", "64x64", "--dynamic"), "do not go together"),
-        (("--int8",), "not in this version"),
-        (("--precision", "int8"), "--fp16"),
+        (("--int8",), "pictures to calibrate on"),
+        (("--precision", "int8"), "--calib"),
+        (("--fp16", "--calib", "photos"), "go with --int8"),
+        (("--max-drift", "0.1"), "go with --int8"),
         (("--precision", "fp8"), "no precision"),
         (("--engine", "cuda"), "no engine"),
         (("--size", "wide"), "HEIGHTxWIDTH"),

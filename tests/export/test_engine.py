@@ -17,7 +17,15 @@ from onnx import ModelProto
 from sdps.core.errors import EngineError, MissingDependency, ModelError, UsageError
 from sdps.core.sidecar import sidecar_path
 from sdps.core.spec import ShapeRange, Size
-from sdps.export.engine import RTX, EngineSidecar, build_engine, check_sidecar, pick_flavour, read_sidecar
+from sdps.export.engine import (
+    RTX,
+    EngineOptions,
+    EngineSidecar,
+    build_engine,
+    check_sidecar,
+    pick_flavour,
+    read_sidecar,
+)
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec(RTX) is None, reason="TensorRT-RTX is not installed")
 
@@ -45,7 +53,7 @@ def test_rtx_builds(graph: GraphMaker, tmp_path: Path, precision: str, size: str
         engine,
         RTX,
         shapes,
-        workspace_mib=512,
+        options=EngineOptions(workspace_mib=512),
         progress=lambda _, done, total: steps.append((done, total)),
     )
     assert sidecar.graph_sha256 == hashlib.sha256(model.read_bytes()).hexdigest()
@@ -56,7 +64,9 @@ def test_rtx_builds(graph: GraphMaker, tmp_path: Path, precision: str, size: str
         str(shapes.max),
     )
     assert any(done for done, _ in steps)  # the builder says how far it is
-    assert {path.name for path in tmp_path.iterdir()} == {"tiny.onnx", "tiny.engine", "tiny.engine.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        f"tiny.{suffix}" for suffix in ("onnx", "engine", "engine.json", "engine.log")
+    }
 
 
 def test_the_sidecar_vouches_for_the_engine(built: tuple[Path, EngineSidecar]) -> None:
@@ -119,7 +129,8 @@ def test_what_the_parser_refuses_is_named(graph: GraphMaker, tmp_path: Path) -> 
     node.op_type, node.name = "NoSuchOperator", "strange"
     with pytest.raises(EngineError, match="NoSuchOperator"):
         build_engine(model.SerializeToString(), tmp_path / "x.engine", RTX, ODD)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["x.engine.log"]  # where to look further
+    assert "NoSuchOperator" in (tmp_path / "x.engine.log").read_text()
 
 
 def test_graphs_and_sizes_must_fit(graph: GraphMaker, tmp_path: Path) -> None:

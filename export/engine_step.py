@@ -1,0 +1,82 @@
+"""The engine's part of `sdps-export`: from a written graph to an engine beside it, with progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import typer
+from rich.progress import Progress, TaskID
+
+from sdps.core.cache import cache_folder
+from sdps.core.sidecar import EngineSidecar
+from sdps.core.spec import ShapeRange
+from sdps.export.engine import EngineOptions, ensure_engine
+from sdps.export.refit import refit_engine
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """What engine to make of a graph.
+
+    Attributes:
+        flavour: 'tensorrt' or 'tensorrt_rtx'.
+        shapes: The optimisation profiles.
+        options: How to build.
+        timing_cache: Its folder; None for the user's cache folder.
+        rebuild: Build even if a valid engine is there.
+        stripped: Fill this engine with the graph's weights instead of building.
+    """
+
+    flavour: str
+    shapes: Sequence[ShapeRange]
+    options: EngineOptions
+    timing_cache: Path | None = None
+    rebuild: bool = False
+    stripped: Path | None = None
+
+
+def make_engine(
+    graph: Path, plan: EnginePlan, bar: Progress, task: TaskID, say: Callable[[str], None]
+) -> None:
+    """Makes `<graph>.engine`, prints its path, and says what it is."""
+    target = graph.with_suffix(".engine")
+    if plan.stripped:
+        bar.update(task, description="Refitting the engine")
+        sidecar = refit_engine(plan.stripped, graph.read_bytes(), target)
+        made = "refitted"
+    else:
+        bar.update(task, description=f"Building the engine ({plan.flavour})")
+
+        def progress(phase: str, done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total or None)
+
+        # An RTX build keeps no timing cache; only who asks for one is told so.
+        folder = plan.timing_cache or (cache_folder() if plan.flavour == "tensorrt" else None)
+        ensured = ensure_engine(
+            graph,
+            target,
+            plan.flavour,
+            plan.shapes,
+            options=plan.options,
+            timing_cache=folder,
+            rebuild=plan.rebuild,
+            progress=progress,
+            say=say,
+        )
+        sidecar, made = (
+            ensured.sidecar,
+            "re-used" if ensured.reused else f"built in {ensured.sidecar.seconds:.0f} s",
+        )
+    typer.echo(str(target))
+    say(f"{_describe(sidecar)}, {made}")
+
+
+def _describe(sidecar: EngineSidecar) -> str:
+    parts = [low if low == high else f"{low} to {high}" for low, _, high in sidecar.profiles]
+    warned = f", {len(sidecar.warnings)} warnings (in the log)" if sidecar.warnings else ""
+    return (
+        f"{sidecar.flavour} {sidecar.flavour_version}, {' and '.join(parts)}, "
+        f"{sidecar.engine_bytes / 1e6:.1f} MB, {sidecar.gpu}{warned}"
+    )

@@ -1,0 +1,220 @@
+"""One INT8 export: FP32 graph, calibration, search within the budget, the rest to FP16, a report.
+
+Here the rooms meet: `calibration` knows no network, no FP16 and no files of ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import onnx
+from torch import nn
+
+from sdps.calibration.budget import Point, Search
+from sdps.calibration.drift import DriftBudget, Verifier
+from sdps.calibration.frames import CROP, CalibrationSet, build_set
+from sdps.calibration.layers import Layer, find_layers
+from sdps.calibration.observe import OBSERVER_VERSION, Step
+from sdps.calibration.qdq import infer_types, integer_convolutions
+from sdps.calibration.recipe import Calibrated, Options, calibrate
+from sdps.calibration.report import Int8Report
+from sdps.calibration.sensitivity import measure_layers
+from sdps.core.cache import cache_folder
+from sdps.core.errors import ExportError, UsageError
+from sdps.core.manifest import GraphManifest
+from sdps.export.graph_macs import macs_by_node
+from sdps.export.onnx_export import describe, export_graph
+from sdps.export.precision import fp32_islands, to_fp16
+from sdps.export.rehearsal import rehearse_fp16
+
+REST = ("fp16", "fp32")
+RANKED_ON = 6
+"""Verification crops that layers are ranked on; choices are measured on all."""
+
+
+@dataclass(frozen=True)
+class Int8Job:
+    """What is asked for.
+
+    Attributes:
+        calib: The source of the calibration set (`calibration.frames.build_set`).
+        budget: The drift that is allowed.
+        crops: Number of calibration crops, None for the default.
+        crop_side: Their side in pixels.
+        allow_overlap: Take pictures of the evaluation set.
+        rest: What is not INT8 is 'fp16' (GPUs) or 'fp32' (CPUs, which have no FP16 convolutions).
+        options: How to calibrate.
+        cache: Folder for statistics and sensitivities.
+    """
+
+    calib: str
+    cache: Path
+    budget: DriftBudget = field(default_factory=DriftBudget)
+    crops: int | None = None
+    crop_side: int = CROP
+    allow_overlap: bool = False
+    rest: str = "fp16"
+    options: Options = field(default_factory=Options)
+
+
+def parse_int8(asked: Mapping[str, Any], min_psnr: float | None) -> Int8Job:
+    """The job of the command's options; None stands for a default.
+
+    Args:
+        asked: `calib`; `loss_db`, `tile_db`, `shift` of the budget; `crops`, `crop_side`,
+            `calibrator`, `rest`, `allow_overlap`.
+        min_psnr: Floor in dB against FP32, for sets without ground truth.
+
+    Raises:
+        UsageError: a value is out of range or there is no such rest or calibrator.
+    """
+    given = {key: value for key, value in asked.items() if value is not None}
+    bounds: dict[str, float] = {
+        key: given.pop(key) for key in ("loss_db", "tile_db", "shift") if key in given
+    }
+    if min_psnr is not None:
+        bounds["psnr_db"] = min_psnr
+    options = Options(given.pop("calibrator")) if "calibrator" in given else Options()
+    if given.get("rest", REST[0]) not in REST:
+        raise UsageError(f"There is no rest {given['rest']!r}.", f"Choose one of {', '.join(REST)}.")
+    return Int8Job(cache=cache_folder() / "int8", budget=DriftBudget(**bounds), options=options, **given)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """An INT8 graph and what is known of it."""
+
+    model: onnx.ModelProto
+    report: Int8Report
+    summary: dict[str, Any]
+
+
+def quantise_network(
+    network: nn.Module, manifest: GraphManifest, job: Int8Job, step: Step = lambda *_: None
+) -> Quantised:
+    """Calibrates on a graph of any size and applies what was found to one of the manifest's size.
+
+    Args:
+        network: As for `export_graph`.
+        manifest: Of the graph that is wanted, its precision 'int8'.
+        job: What is asked for.
+        step: Told what goes on and how far it is.
+
+    Returns:
+        The graph with its manifest (without drift against PyTorch), and the report.
+
+    Raises:
+        UsageError: the calibration set is not fit for it.
+        ExportError: not even FP16 keeps the budget, or the weights give NaN.
+    """
+    step("Choosing the calibration set", 0, 0)
+    chosen_set = build_set(job.calib, job.crops, job.crop_side, job.allow_overlap)
+    step("Tracing the network", 0, 0)
+    plain = replace(manifest, precision="fp32", size="dynamic")
+    model = export_graph(network, plain)
+    macs = macs_by_node(model)
+    layers = find_layers(model, macs, fp32_islands(model))
+    step("Restoring the verification pictures", 0, 0)
+    verifier = Verifier(model, [crop.pair for crop in chosen_set.verify])
+    convert = _to_rest(job.rest)
+    # What no INT8 is to blame for; where it is FP16's own, a search would be in vain.
+    if job.rest == "fp16":
+        floor = verifier.measure(rehearse_fp16(to_fp16(model)))
+        if job.budget.excess(floor) > 1:
+            raise ExportError(
+                f"FP16 alone misses the drift budget: {job.budget.explain(floor)}; no file was written.",
+                "Widen --max-drift, --max-tile-drift or --max-mean-shift, or use --int8-rest fp32.",
+            )
+    stem = _cache_key(model, chosen_set)
+    pictures = [crop.image for crop in chosen_set.calibrate]
+    calibrated = calibrate(model, layers, pictures, job.options, job.cache / stem, step)
+    search = Search(calibrated, verifier, job.budget, sum(macs.values()), step)
+    point, sensitivities = search.all_int8(), []
+    if not search.satisfied(point):
+        few = Verifier(model, verifier.pairs[:: max(1, len(verifier.pairs) // RANKED_ON)])
+        lines = job.cache / f"{stem}-{_digest(repr(job.options))[:8]}.jsonl"
+        sensitivities = measure_layers(calibrated, few, job.budget, lines, step)
+        point = search.run(sensitivities)
+    graph, final = _finish(network, manifest, calibrated, layers, point, convert, step)
+    if job.rest == "fp16":
+        # The search ran with FP32 around INT8; what is delivered has to hold as well.
+        names = [layer.name for layer in layers if layer.name not in point.kept]
+        drift = verifier.measure(rehearse_fp16(to_fp16(infer_types(calibrated.graph(names)))))
+        point = replace(point, drift=drift, used=job.budget.excess(drift))
+        search.points.append(point)
+    if point.used > 1 or not len(point.kept) < len(layers):
+        raise ExportError(
+            f"No choice of INT8 layers keeps the drift budget: {job.budget.explain(point.drift)}; "
+            "no file was written.",
+            "Widen --max-drift, --max-tile-drift or --max-mean-shift, or fine-tune with sdps-train --qat.",
+        )
+    integer = integer_convolutions(graph, macs_by_node(graph))
+    summary = {
+        "calibration_set": {
+            "origin": chosen_set.origin,
+            "sha256": chosen_set.sha256,
+            "crops": len(chosen_set.calibrate),
+            "verification_crops": len(chosen_set.verify),
+        },
+        "options": asdict(job.options),
+        "rest": job.rest,
+        "budget": asdict(job.budget),
+        "drift": point.drift.to_json(),
+        "integer_convolutions": len(integer.names),
+        "float_convolutions": len(integer.float_names),
+        "int8_macs_share": round(integer.macs_share, 4),
+        "kept": [layer.weight for layer in layers if layer.name in point.kept],
+        "note": "What the graph asks for; an engine may still choose floating-point kernels.",
+    }
+    describe(graph, replace(final, int8=summary))
+    report = Int8Report(
+        manifest.name,
+        job.budget,
+        search.points,
+        point,
+        sensitivities,
+        {layer.name: layer.weight for layer in layers},
+        chosen_set.to_json(),
+        {**asdict(job.options), "rest": job.rest},
+        chosen_set.notes,
+    )
+    return Quantised(graph, report, summary)
+
+
+def _finish(
+    network: nn.Module,
+    manifest: GraphManifest,
+    calibrated: Calibrated,
+    layers: list[Layer],
+    point: Point,
+    convert: Callable[[onnx.ModelProto], onnx.ModelProto],
+    step: Step,
+) -> tuple[onnx.ModelProto, GraphManifest]:
+    """The chosen layers in INT8 in a graph of the manifest's size, the rest converted."""
+    step("Writing the INT8 graph", 0, 0)
+    positions = {index for index, layer in enumerate(layers) if layer.name not in point.kept}
+    if manifest.fixed_size is not None:
+        fixed = export_graph(network, replace(manifest, precision="fp32"))
+        calibrated = calibrated.onto(fixed, find_layers(fixed, macs_by_node(fixed), fp32_islands(fixed)))
+    names = [layer.name for index, layer in enumerate(calibrated.layers) if index in positions]
+    graph = convert(infer_types(calibrated.graph(names)))
+    onnx.checker.check_model(graph, full_check=True)
+    return graph, manifest
+
+
+def _to_rest(rest: str) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
+    return to_fp16 if rest == "fp16" else lambda model: model
+
+
+def _cache_key(model: onnx.ModelProto, chosen_set: CalibrationSet) -> str:
+    return _digest(
+        _digest(model.graph.SerializeToString(deterministic=True)) + chosen_set.sha256 + OBSERVER_VERSION
+    )[:24]
+
+
+def _digest(data: str | bytes) -> str:
+    return hashlib.sha256(data.encode() if isinstance(data, str) else data).hexdigest()
