@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
-from typing import TYPE_CHECKING, Annotated
+from pathlib import Path
+from typing import Annotated
 
 import typer
 
 from sdps.core.console import failing_clearly, version_printer
 from sdps.core.errors import SdpsError, UsageError
-
-if TYPE_CHECKING:
-    from sdps.runtime.pipeline import Summary
-    from sdps.runtime.stream import Sink, Source
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -25,14 +23,18 @@ def run(
     input: Annotated[
         str | None,
         typer.Option(
-            help="A video, a picture, a folder or quoted glob of pictures, rtsp://, http://, or 'demo'."
+            help="A video, a picture, a folder or quoted glob of pictures, rtsp://, http://, csi://0"
+            " (Jetson, untested), - (Y4M on stdin), or 'demo'."
         ),
     ] = None,
-    camera: Annotated[int | None, typer.Option(min=0, help="A camera, by its number.")] = None,
+    camera: Annotated[
+        str | None, typer.Option(help="A camera, by its number or device, e.g. /dev/video0.")
+    ] = None,
     output: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="A video (.mp4 .mov .mkv .webm), a picture, a folder, 'window' (the default) or 'none'."
+            help="A video (.mp4 .mov .mkv .webm), a picture, a folder, rtsp:// (push), - (Y4M on stdout),"
+            " 'window' (the default) or 'none'. Several may be given."
         ),
     ] = None,
     model: Annotated[
@@ -54,6 +56,34 @@ def run(
         int | None, typer.Option(min=0, help="Pixels over which tiles fade into each other.")
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    start: Annotated[float, typer.Option(min=0, help="Begin at this second.")] = 0.0,
+    duration: Annotated[float | None, typer.Option(min=0.001, help="Stop after so many seconds.")] = None,
+    every: Annotated[int, typer.Option(min=1, help="Take one frame of so many.")] = 1,
+    width: Annotated[int | None, typer.Option(min=1, help="Ask the camera for this width.")] = None,
+    height: Annotated[int | None, typer.Option(min=1, help="Ask the camera for this height.")] = None,
+    fps: Annotated[float | None, typer.Option(min=0.1, help="Ask the camera for this rate.")] = None,
+    fourcc: Annotated[str | None, typer.Option(help="Ask the camera for this format, e.g. MJPG.")] = None,
+    wait: Annotated[
+        bool,
+        typer.Option("--wait/--no-wait", help="Wait for a stream or camera that is not there yet."),
+    ] = False,
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Draw rate, latency, model, engine and drops into the picture.")
+    ] = False,
+    log: Annotated[Path | None, typer.Option(help="Append what happens to this file, as JSON lines.")] = None,
+    health: Annotated[
+        Path | None, typer.Option(help="Rewrite this JSON file every second with the state of the run.")
+    ] = None,
+    exit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="K|auto",
+            help="Of a family of exits (.json): always exit K, or auto, the best in time.",
+        ),
+    ] = None,
+    latency_target: Annotated[
+        float | None, typer.Option(metavar="MS", help="With --exit auto: time for a frame. (default: 40)")
+    ] = None,
     threads: Annotated[
         int, typer.Option(min=0, help="CPU threads for the model; 0 leaves it to the engine.")
     ] = 0,
@@ -71,49 +101,58 @@ def run(
     sdps-run --camera 0
     sdps-run --input rain.mp4 --output clean.mp4
     sdps-run --input photos/ --output clean/ --compare side
+    sdps-run --input rtsp://cam/1 --wait --output window --output day.mp4 --overlay
     """
     if (input is None) == (camera is None):
         raise UsageError(
             "Give either --input or --camera.", "For example: sdps-run --input demo, or sdps-run --camera 0"
         )
+    from sdps.runtime.anytime import parse_exit
     from sdps.runtime.backends import package_advice
     from sdps.runtime.derainer import Derainer
+    from sdps.runtime.run_view import RunView, judge, sentence
     from sdps.runtime.sinks import open_sink
-    from sdps.runtime.sources import open_camera, open_source
+    from sdps.runtime.sources import open_source
 
     def say(text: str) -> None:
         if not quiet:
             sys.stderr.write(text + "\n")
 
-    output = output or _default_output()
+    number, target_ms = parse_exit(exit, latency_target)
+    outputs = output or [_default_output()]
     if advice := package_advice():
         say(advice)
-    source = open_source(input) if input is not None else open_camera(camera or 0)
+    uri = input if input is not None else _camera_uri(camera or "")
+    source = open_source(uri, wait, start, duration, every, width, height, fps, fourcc, say=say)
+
+    def load() -> Derainer:
+        return Derainer.load(model, provider, tile, overlap, threads, number, target_ms)
+
     try:
-        derainer = Derainer.load(model, provider, tile, overlap, threads)
-        sink = open_sink(output, source.info, compare, title=f"sdps: {derainer.manifest.name}")
+        derainer = load()
+        sink = open_sink(outputs, source.info, compare, title=f"sdps: {derainer.manifest.name}")
     except SdpsError:
         source.close()
         raise
     backend = derainer.backend
     say(f"{derainer.manifest.name} on {backend.name}" + (f" ({backend.reason})" if backend.reason else ""))
     with derainer:
-        summary = _watch(source, derainer, sink, limit, quiet)
+        view = RunView(source, derainer, sink, limit, quiet, load, overlay, log, health)
+        summary = view.run()
     for note in source.info.notes:
         say(note)
-    say(_sentence(summary, sink))
-    if not summary.written and not summary.complete:
-        raise typer.Exit(130)
-    if not summary.written:
-        raise SdpsError("Not one frame was written.", "Is the input complete?")
-    expected = (
-        source.info.frames if source.info.kind == "video" and limit is None and summary.complete else None
-    )
-    if expected and summary.written < 0.95 * expected - 2:
-        raise SdpsError(
-            f"The input ended after {summary.written} of {expected} frames.",
-            "It is damaged or cut off; the output holds what could be read.",
-        )
+    say(sentence(summary, sink))
+    if exit == "auto":
+        say(f"by {derainer.usage()}")
+    judge(summary, source, limit)
+
+
+def _camera_uri(camera: str) -> str:
+    if camera.isdecimal():
+        return f"camera://{camera}"
+    if re.fullmatch(r"/dev/video\d+|csi://\d+", camera):
+        return camera
+    raise UsageError(f"{camera!r} is no camera.", "Give its number, /dev/videoN, or csi://N on a Jetson.")
 
 
 def _default_output() -> str:
@@ -124,51 +163,6 @@ def _default_output() -> str:
             "There is no display to show a window on.", "Give --output FILE, or --output none to measure."
         )
     return "window"
-
-
-def _watch(source: Source, derainer: object, sink: Sink, limit: int | None, quiet: bool) -> Summary:
-    """Runs the pipeline under a progress bar."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    from sdps.runtime.pipeline import Pipeline
-
-    frames = source.info.frames
-    total = min(frames, limit) if frames and limit else frames or limit
-    columns = (
-        TextColumn("deraining"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[fps]:.1f} frames/s"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), disable=quiet) as progress:
-        task = progress.add_task("", total=total, fps=0.0)
-
-        def on_frame(summary: Summary) -> None:
-            elapsed = progress.tasks[task].elapsed or 0
-            progress.update(
-                task, completed=summary.written, fps=summary.written / elapsed if elapsed else 0.0
-            )
-
-        return Pipeline(source, derainer, sink, on_frame, limit).run()  # type: ignore[arg-type]
-
-
-def _sentence(summary: Summary, sink: Sink) -> str:
-    parts = [
-        f"{summary.written} frames to {sink.place}" if summary.written != 1 else f"1 frame to {sink.place}"
-    ]
-    parts.append(
-        f"{summary.fps:.1f} frames/s, model p50 {summary.latency_ms(50):.0f} ms"
-        f" p90 {summary.latency_ms(90):.0f} ms"
-    )
-    if summary.dropped:
-        parts.append(f"{summary.dropped} late frames dropped")
-    if summary.skipped:
-        parts.append(f"{summary.skipped} unreadable skipped")
-    if not summary.complete:
-        parts.append("stopped early")
-    return "; ".join(parts)
 
 
 def main() -> None:

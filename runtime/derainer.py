@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sdps.core.errors import UsageError
 from sdps.core.frame import Image, check_image
 from sdps.core.manifest import GraphManifest
 from sdps.runtime.backends import Backend, open_backend
@@ -32,11 +33,24 @@ class Derainer:
         tile: int | None = None,
         overlap: int | None = None,
         threads: int = 0,
+        exit: int | None = None,
+        latency_target_ms: float | None = None,
     ) -> Derainer:
-        """Opens a bundled model, an ONNX file of sdps-export, or a checkpoint.
+        """Opens a bundled model, an ONNX file of sdps-export, a family of exits (.json), or a checkpoint.
 
-        Args and errors: see `open_backend` and `tiling.restore`.
+        Args and errors: see `open_backend`, `tiling.restore`, and for `exit` and `latency_target_ms`,
+        which go with a family, `AnytimeDerainer`.
         """
+        if str(name_or_path).endswith(".json"):
+            from sdps.runtime.anytime import AnytimeDerainer
+
+            path = Path(name_or_path)
+            return AnytimeDerainer.open(path, provider, tile, overlap, threads, exit, latency_target_ms)
+        if exit is not None or latency_target_ms is not None:
+            raise UsageError(
+                f"{name_or_path} has one exit.",
+                "Give a family's .json; sdps-export --exits all makes it.",
+            )
         return cls(open_backend(name_or_path, provider, threads), tile, overlap)
 
     @property
@@ -57,6 +71,10 @@ class Derainer:
             FrameError: anything else.
         """
         return restore(self.backend, check_image(rgb), self.tile, self.overlap)
+
+    def usage(self) -> str:
+        """What of the model was used for how many frames; empty where there is no choice."""
+        return ""
 
     def close(self) -> None:
         """Frees the engine."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class PictureSink:
             )
         self.path, self.info, self.compare = path, info, compare
         self.place = str(path)
+        refuse_read_only(path.parent if self.single else path)
         if info.kind == "pictures":
             targets = [self._target(source.name, 0) for source in info.inputs]
             for source, target in zip(info.inputs, targets, strict=True):
@@ -42,6 +44,8 @@ class PictureSink:
                 raise UsageError(f"Two pictures would be written as {twice}.", "Give one folder at a time.")
 
     def write(self, rainy: Frame, clean: Frame) -> bool:
+        if clean.stale:
+            return True
         position = sweep(clean.time) if self.info.kind == "video" else 0.5
         image = compose(self.compare, rainy.image, clean.image, position)
         target = self._target(clean.name, clean.index)
@@ -61,6 +65,13 @@ class PictureSink:
 
     def discard(self) -> None:
         """Pictures that are finished stay: they are good, and the failure is another frame's."""
+
+
+def refuse_read_only(folder: Path) -> None:
+    """Raises a SinkError before the work if nothing can be written to a folder, or it cannot be made."""
+    there = next(p for p in (folder.absolute(), *folder.absolute().parents) if p.exists())
+    if there.is_dir() and not os.access(there, os.W_OK):
+        raise SinkError(f"{folder} cannot be written: {there} is read-only.", "Choose another --output.")
 
 
 def encode_picture(image: Image, suffix: str) -> bytes:

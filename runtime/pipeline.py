@@ -10,52 +10,47 @@ import queue
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import replace
 from types import FrameType
 from typing import Any
 
-import numpy as np
-
-from sdps.core.frame import Frame, Image
+from sdps.core.errors import FrameError
+from sdps.core.frame import Frame, Image, check_image
+from sdps.runtime.events import Events, Listener
+from sdps.runtime.guard import Guard
+from sdps.runtime.overlay import mark_stale, write_lines
+from sdps.runtime.several_sinks import LaterSink
 from sdps.runtime.stream import Sink, Source
+from sdps.runtime.summary import Summary
 
+__all__ = ["Pipeline", "Summary"]
 THREADS = "sdps-"
 """How the names of the pipeline's threads begin."""
 DEPTH = 4
 """Frames that may wait between two threads."""
-
-
-@dataclass
-class Summary:
-    """What a run did. Times in seconds."""
-
-    read: int = 0
-    written: int = 0
-    dropped: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    complete: bool = True
-    inference: list[float] = field(default_factory=list)
-
-    @property
-    def fps(self) -> float:
-        """Frames written per second, all included."""
-        return self.written / self.seconds if self.seconds else 0.0
-
-    def latency_ms(self, percent: float) -> float:
-        """A percentile of the time in the network per frame, in milliseconds; 0 without frames."""
-        return 1000 * float(np.percentile(self.inference, percent)) if self.inference else 0.0
+END = 1.0
+"""Seconds that threads get to end in, together; finishing the file needs its time as well."""
+STALE_EVERY = 1.0
+"""Seconds between two marked copies of the last picture while the source is silent."""
 
 
 class Pipeline:
     """Runs frames of a source through a derainer into a sink.
 
+    >>> with Pipeline(open_source("rtsp://cam/1"), Derainer.load(), open_sink("window")) as pipeline:
+    ...     summary = pipeline.run()
+
     Args:
         source, sink: See `open_source` and `open_sink`; both are closed at the end.
         derain: (H, W, 3) uint8 RGB to the same, a `Derainer` for example. Called from one thread.
-        on_frame: Called after each written frame with the running summary, from the main thread.
+        on_frame: Called after each written frame with the running summary, from the thread of `run`.
         limit: Stop after so many frames.
+        on_event: Called with each `Event` (lost, stale, recovered, passed, ...), from any thread.
+        overlay: Texts for the lines to be drawn into every frame, asked once per frame.
+        reopen: Opens the model anew after it hung or failed repeatedly on a live source.
+        patience: Seconds after which the model counts as hung on a frame of a live source.
     """
 
     def __init__(
@@ -65,13 +60,44 @@ class Pipeline:
         sink: Sink,
         on_frame: Callable[[Summary], None] | None = None,
         limit: int | None = None,
+        on_event: Listener | None = None,
+        overlay: Callable[[], list[str]] | None = None,
+        reopen: Callable[[], Callable[[Image], Image]] | None = None,
+        patience: float = 3.0,
     ) -> None:
         self.source, self.derain, self.sink = source, derain, sink
-        self.on_frame, self.limit = on_frame, limit
+        self.on_frame, self.limit, self.overlay = on_frame, limit, overlay
         self.summary = Summary()
+        self.events = Events()
         self.stopping = threading.Event()
-        self.read_queue: queue.Queue[Any] = queue.Queue(1 if source.info.live else DEPTH)
-        self.done_queue: queue.Queue[Any] = queue.Queue(DEPTH)
+        self.live = source.info.live
+        self.read_queue: queue.Queue[Any] = queue.Queue(1 if self.live else DEPTH)
+        self.done_queue: queue.Queue[Any] = queue.Queue(1 if self.live else DEPTH)
+        self.guard = Guard(derain, self.live, self.events, patience, reopen)
+        self._last: tuple[Frame, Frame] | None = None
+        self._marked_at = 0.0
+        self._written_at: deque[float] = deque(maxlen=60)
+        self._unreadable = 0
+        self._closed = False
+        if on_event:
+            self.events.listen(on_event)
+        if isinstance(sink, LaterSink):
+            sink.open_for(source.info)
+        for part in (source, sink):
+            told = getattr(part, "events", None)
+            if isinstance(told, Events):
+                told.listen(self._pass_on)
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends a run that is going on elsewhere, and frees what `run` did not."""
+        self.stop()
+        if not self._closed:
+            self._closed = True
+            self.source.close()
+            self.sink.discard()
 
     def stop(self) -> None:
         """Ends the run after the frame at hand; may be called from any thread or a callback."""
@@ -93,7 +119,7 @@ class Pipeline:
             threading.Thread(target=self._guard, args=stage, name=THREADS + stage[0].__name__, daemon=True)
             for stage in stages
         ]
-        begin = time.monotonic()
+        begin = self._begun = time.monotonic()
         before = self._catch_signals()
         failed, whole = False, False
         try:
@@ -106,34 +132,78 @@ class Pipeline:
             failed = True
             raise
         finally:
+            self._closed = True
             self.stopping.set()
             self.summary.seconds = time.monotonic() - begin
-            self.summary.skipped = self.source.skipped
             self._drain()
-            for worker in workers:
-                worker.join(timeout=3)
-            if not workers[0].is_alive():  # one that hangs in a read must not lose its file beneath it
+            if self.live:  # wakes its reader; a file must not be taken away beneath its decoder
                 self.source.close()
-            # Half a film looks like a whole one, so it goes; of a camera every second counts.
-            if failed and not self.source.info.live:
-                self.sink.discard()
-            else:
-                self.sink.close(whole)
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            deadline = time.monotonic() + END
+            for worker in workers:
+                worker.join(timeout=max(0.05, deadline - time.monotonic()))
+            if not self.live and not workers[0].is_alive():
+                self.source.close()
+            self.guard.close()
+            self._gather()
+            try:
+                # Half a film looks like a whole one, so it goes; of a camera every second counts.
+                if failed and not self.live:
+                    self.sink.discard()
+                else:
+                    self.sink.close(whole)
+            finally:
+                for number, handler in before.items():
+                    signal.signal(number, handler)
         return self.summary
 
+    def figures(self) -> dict[str, Any]:
+        """The state of a run for a health file; may be asked from any thread."""
+        self._gather()
+        state = getattr(self.source, "state", "live" if self.live else "reading")
+        if self.stopping.is_set():
+            state = "ended"
+        elif state == "live" and self.guard.trouble:
+            state = f"model-{self.guard.trouble}"
+        newest = self._written_at[-1] if self._written_at else None
+        age = None if newest is None else round(time.monotonic() - newest, 3)
+        return {
+            "state": state,
+            "healthy": state in ("live", "reading", "ended"),
+            "fps_now": round(self.fps_now, 2),
+            "last_frame_age_s": age,
+            "source_silent_s": round(getattr(self.source, "silence", age or 0.0), 3),
+            **self.summary.figures(),
+        }
+
+    @property
+    def fps_now(self) -> float:
+        """Frames written per second, of the last sixty."""
+        times = list(self._written_at)
+        return (len(times) - 1) / (times[-1] - times[0]) if len(times) > 1 and times[-1] > times[0] else 0.0
+
     def _read(self) -> None:
-        live = self.source.info.live
+        shape: tuple[int, ...] | None = None
         for frame in self.source:
             if self.stopping.is_set():
                 return
             self.summary.read += 1
-            if live:
+            try:
+                frame = replace(
+                    frame, image=check_image(frame.image), arrived=frame.arrived or time.monotonic()
+                )
+            except FrameError as error:
+                self._unreadable += 1
+                self.events.emit("unreadable", f"a frame was no picture: {error.message}", loud=False)
+                continue
+            if shape not in (None, frame.image.shape) and self.source.info.kind != "pictures":
+                (height, width), (h, w) = shape[:2], frame.image.shape[:2]
+                self.events.emit("resized", f"the picture changed from {width}x{height} to {w}x{h}")
+            shape = frame.image.shape
+            if self.live:
                 self._offer_newest(frame)
             elif not self._put(self.read_queue, frame):
                 return
-            if self.limit is not None and self.summary.read >= self.limit and not live:
+            if self.limit is not None and self.summary.read >= self.limit and not self.live:
                 return
 
     def _offer_newest(self, frame: Frame) -> None:
@@ -152,19 +222,24 @@ class Pipeline:
         while (frame := self._get(self.read_queue)) is not None:
             if isinstance(frame, BaseException):
                 raise frame
-            begin = time.perf_counter()
-            clean = frame.with_image(self.derain(frame.image))
-            self.summary.inference.append(time.perf_counter() - begin)
-            if not self._put(self.done_queue, (frame, clean)):
+            result = self.guard(frame.image)
+            self.summary.inference.append(result.seconds)
+            if not self._put(self.done_queue, (frame, frame.with_image(result.image))):
                 return
 
     def _write(self) -> bool:
         """Writes until the end (True), or until something stopped it (False)."""
-        while (item := self._get(self.done_queue, self.sink.idle)) is not None:
+        while (item := self._get(self.done_queue, self._idle)) is not None:
             if isinstance(item, BaseException):
                 raise item
-            going_on = self.sink.write(*item)
+            rainy, clean = item
+            self._last = (rainy, clean)
+            going_on = self.sink.write(rainy, self._drawn_on(clean))
+            now = time.monotonic()
+            self.summary.latency.append(now - clean.arrived)
+            self._written_at.append(now)
             self.summary.written += 1
+            self.summary.seconds = now - self._begun
             if self.on_frame:
                 self.on_frame(self.summary)
             if not going_on:
@@ -176,6 +251,37 @@ class Pipeline:
             self.summary.complete = False
             return False
         return True
+
+    def _drawn_on(self, clean: Frame) -> Frame:
+        lines = self.overlay() if self.overlay else []
+        return clean.with_image(write_lines(clean.image, lines)) if lines else clean
+
+    def _idle(self) -> bool:
+        """Shows the last picture again, marked, once a second while the source is silent."""
+        now = time.monotonic()
+        if self._last and getattr(self.source, "is_stale", False) and now - self._marked_at >= STALE_EVERY:
+            self._marked_at = now
+            rainy, clean = self._last
+            marked = mark_stale(clean.image, now - clean.arrived)
+            time_now = clean.time + now - clean.arrived
+            clean = replace(clean, image=marked, stale=True, time=time_now)
+            if not self.sink.write(replace(rainy, stale=True), clean):
+                return False
+        return self.sink.idle()
+
+    def _pass_on(self, event: Any) -> None:
+        if event.kind == "stale":
+            self.summary.stale += 1
+        self.events.pass_on(event)
+
+    def _gather(self) -> None:
+        """Takes over what the parts counted themselves."""
+        self.summary.skipped = self.source.skipped + self._unreadable
+        self.summary.passed = self.guard.passed
+        self.summary.restarts = self.guard.restarts
+        self.summary.reconnects = getattr(self.source, "reconnects", 0)
+        self.summary.recoveries = list(getattr(self.source, "recoveries", []))
+        self.summary.failed_sinks = list(getattr(self.sink, "failed", []))
 
     def _guard(self, work: Callable[[], None], out: queue.Queue[Any]) -> None:
         """Runs a thread's work; its end (None) or its failure goes down the line."""

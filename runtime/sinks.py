@@ -1,12 +1,17 @@
-"""Frames out: files, folders, a window, or nowhere."""
+"""Frames out: files, folders, a window, a pipe, a server, or nowhere."""
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import BinaryIO
 
-from sdps.core.errors import UsageError
+from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Frame
 from sdps.runtime.compare import MODES
+from sdps.runtime.redact import redacted
+from sdps.runtime.several_sinks import LaterSink, SeveralSinks
 from sdps.runtime.stream import Sink, StreamInfo
 
 
@@ -28,15 +33,23 @@ class NullSink:
         """Nothing was written."""
 
 
-def open_sink(uri: str, info: StreamInfo, compare: str = "off", title: str = "sdps") -> Sink:
-    """Opens an output.
+def open_sink(
+    uri: str | Sequence[str],
+    info: StreamInfo | None = None,
+    compare: str = "off",
+    title: str = "sdps",
+    stdout: BinaryIO | None = None,
+) -> Sink:
+    """Opens an output, or several at once.
 
     Args:
-        uri: 'window', 'none', a video file (.mp4, .mov, .mkv, .webm), a picture (for one picture),
-            or a folder, made if need be.
-        info: The source's.
+        uri: 'window', 'none', '-' for Y4M on standard output, rtsp://... to push to a server, a video
+            file (.mp4, .mov, .mkv, .webm), a picture (for one picture), or a folder, made if need
+            be. Of a sequence, all of them.
+        info: The source's; None leaves the opening to the `Pipeline`, which knows it.
         compare: One of compare.MODES.
         title: Of a window.
+        stdout: Written instead of standard output.
 
     Raises:
         UsageError: the suffix is unknown, or the output is the input itself.
@@ -44,12 +57,41 @@ def open_sink(uri: str, info: StreamInfo, compare: str = "off", title: str = "sd
     """
     if compare not in MODES:
         raise UsageError(f"There is no comparison {compare!r}.", f"Choose from {', '.join(MODES)}.")
+    uris = [uri] if isinstance(uri, str) else list(uri)
+    if not uris or len(set(uris)) < len(uris):
+        raise UsageError("Each output is wanted once, and one at least.", "Correct --output.")
+    if info is None:
+        return LaterSink(
+            lambda known: open_sink(uri, known, compare, title, stdout), " and ".join(map(redacted, uris))
+        )
+    opened: list[Sink] = []
+    try:
+        for one in uris:
+            opened.append(_open(one, info, compare, title, stdout))
+    except SdpsError:
+        for sink in opened:
+            sink.discard()
+        raise
+    return opened[0] if len(opened) == 1 else SeveralSinks(opened, info.live)
+
+
+def _open(uri: str, info: StreamInfo, compare: str, title: str, stdout: BinaryIO | None) -> Sink:
     if uri == "none":
         return NullSink()
+    if uri == "-":
+        from sdps.runtime.y4m_sink import Y4mSink
+
+        return Y4mSink(stdout or sys.stdout.buffer, info, compare)
     if uri == "window":
         from sdps.runtime.window_sink import WindowSink
 
         return WindowSink(info, compare, title)
+    if uri.startswith("rtsp://"):
+        from sdps.runtime.rtsp_sink import RtspSink
+
+        return RtspSink(uri, info, compare)
+    if "://" in uri:
+        raise UsageError(f"{redacted(uri)!r} is not an output that sdps writes.", "Streams go to rtsp://...")
     from sdps.runtime.picture_sink import WRITABLE, PictureSink
     from sdps.runtime.video_sink import VideoSink
 

@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Protocol
 
+from sdps.core.errors import SourceError
 from sdps.core.frame import Frame
 from sdps.runtime.color import ColorSpec
 
@@ -30,6 +31,8 @@ class StreamInfo:
         color: Matrix and range of the frames as they were coded.
         aspect: Sample aspect ratio, width over height of a pixel.
         notes: What a user should hear, one line each.
+        offset: Seconds of the file before the first frame that is read (--start).
+        cut: Whether the reading ends before the file does (--duration), and so must its sound.
     """
 
     kind: str
@@ -43,13 +46,24 @@ class StreamInfo:
     color: ColorSpec = field(default_factory=ColorSpec)
     aspect: Fraction = Fraction(1)
     notes: list[str] = field(default_factory=list)
+    offset: float = 0.0
+    cut: bool = False
+
+
+class SourceRefused(SourceError):  # noqa: N818 - it reads as what it is
+    """The server or device does not let this user in; asking again would lock them out."""
 
 
 class Source(Protocol):
-    """Frames, one after the other. `skipped` counts what could not be read and why is in `notes`."""
+    """Frames, one after the other. `skipped` counts what could not be read and why is in `notes`.
+
+    A source that has more to tell has `events`, an `Events`.
+    """
 
     info: StreamInfo
-    skipped: int
+
+    @property
+    def skipped(self) -> int: ...
 
     def __iter__(self) -> Iterator[Frame]: ...
 
@@ -59,7 +73,10 @@ class Source(Protocol):
 
 
 class Sink(Protocol):
-    """Takes frames. `close(complete=False)` keeps what was written so far playable."""
+    """Takes frames. `close(complete=False)` keeps what was written so far playable.
+
+    A sink that has something to tell has `events`, an `Events`.
+    """
 
     place: str
 

@@ -1,7 +1,7 @@
 """The one place where pictures are padded, cut into tiles and put together again.
 
-The network's stride is 4, a fixed graph has one size, and memory grows with the picture; users
-have pictures of any size.
+A dynamic graph takes multiples of its stride (SD-PSFNet's is 4), a fixed graph has one size, and
+memory grows with the picture; users have pictures of any size.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
-from sdps.core.spec import STRIDE, Size
+from sdps.core.spec import Size
 from sdps.runtime.backends.base import Backend
 
 MAX_PIXELS = 1920 * 1088
@@ -28,7 +28,7 @@ def restore(backend: Backend, image: Image, tile: int | None = None, overlap: in
     Args:
         backend: Runs the graph.
         image: (H, W, 3) uint8 RGB.
-        tile: Side of square tiles for a dynamic graph, a multiple of 4; None tiles only what is
+        tile: Side of square tiles for a dynamic graph, a multiple of its stride; None tiles only what is
             larger than MAX_PIXELS. A fixed graph's tiles have its size.
         overlap: Pixels that neighbouring tiles share, over which one fades into the next; None for
             OVERLAP or a quarter of the tile, whichever is less.
@@ -37,21 +37,22 @@ def restore(backend: Backend, image: Image, tile: int | None = None, overlap: in
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UsageError: the tile is no multiple of 4, or the overlap is not smaller than half a tile.
+        UsageError: the tile is no multiple of the stride, or the overlap is not smaller than half a tile.
     """
     height, width = image.shape[:2]
-    fixed = backend.manifest.fixed_size
+    fixed, stride = backend.manifest.fixed_size, backend.manifest.stride
+    whole = Size(height, width).padded_to(stride)
     if fixed is None:
         if tile is None and height * width > MAX_PIXELS:
             tile = AUTO_TILE
         if tile is None or (height <= tile and width <= tile):
-            padded = pad(image, Size(height, width).padded)
+            padded = pad(image, whole)
             return np.ascontiguousarray(backend.run(padded[None])[0, :height, :width])
-        if tile % STRIDE or tile < 2 * STRIDE:
+        if tile % stride or tile < 2 * stride:
             raise UsageError(
-                f"A tile of {tile} pixels does not fit.", f"Use a multiple of {STRIDE}, from {2 * STRIDE}."
+                f"A tile of {tile} pixels does not fit.", f"Use a multiple of {stride}, from {2 * stride}."
             )
-        cell = Size(min(tile, Size(height, width).padded.height), min(tile, Size(height, width).padded.width))
+        cell = Size(min(tile, whole.height), min(tile, whole.width))
     else:
         cell = fixed
         if (height, width) == (cell.height, cell.width):

@@ -9,46 +9,55 @@ from typing import Any
 
 import av
 import numpy as np
+from av.error import HTTPForbiddenError, HTTPUnauthorizedError
 
 from sdps.core.errors import SourceError
 from sdps.core.frame import Frame, Image
 from sdps.runtime.color import ColorSpec, to_rgb
-from sdps.runtime.stream import StreamInfo
+from sdps.runtime.redact import redacted
+from sdps.runtime.stream import SourceRefused, StreamInfo
 
-NETWORK_TIMEOUT = 10.0
-"""Seconds to wait for a server to open or for data."""
+OPEN_TIMEOUT, READ_TIMEOUT = 8.0, 5.0
+"""Seconds to wait for a server to open, and for data."""
 MAX_ERRORS = 200
 """Undecodable packets in a row after which a file is given up."""
+CONTAINERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,mxf,nut,ivf,"
+    "h264,hevc,av1,obu,m4v,mjpeg,mjpeg_2000,dv,gif,apng,yuv4mpegpipe,wtv,rm,swf,vob,y4m"
+)
+"""What files may be. Not among them are lists of other files (hls, concat, sdp, dash, image2):
+a file that is called .mp4 and is a list could read whatever this user may read."""
 
 
 class VideoSource:
-    """Decodes the first video stream of a file or URL.
+    """Decodes the first video stream of a file, URL or pipe.
 
     Presentation times, rotation, colour matrix and range are the file's. Packets that do not
     decode are skipped and counted.
 
+    Args:
+        origin: A path, a URL (see sources.STREAMS), or a binary file object that holds Y4M.
+        live: Whether it is a live stream even if it looks like a file; a URL without an end is one.
+
     Raises:
+        SourceRefused: the server wants another user or password.
         SourceError: it cannot be opened, or holds no video.
     """
 
-    def __init__(self, uri: str, live: bool = False) -> None:
-        from sdps.runtime.sources import redacted
-
-        self.name = redacted(uri)
+    def __init__(self, origin: Any, live: bool = False) -> None:
+        uri = origin if isinstance(origin, str) else "-"
+        self.name = redacted(uri) if uri != "-" else "standard input"
         self.skipped = 0
-        remote = "://" in uri
-        options = {"rtsp_transport": "tcp"} if uri.startswith("rtsp") else {}
-        try:
-            self.container = av.open(uri, options=options, timeout=NETWORK_TIMEOUT if remote else None)
-        except (av.FFmpegError, OSError, ValueError) as error:
-            reason = str(getattr(error, "strerror", "") or error).replace(uri, self.name)
-            remedy = "Is the address right, and the server up?" if remote else "Is it a video, and complete?"
-            raise SourceError(f"{self.name} cannot be opened: {reason}.", remedy) from None
+        self.remote = "://" in uri
+        self.container = self._open(origin, uri)
         if not self.container.streams.video:
             self.container.close()
             raise SourceError(f"{self.name} holds no video.", "Give a video or a picture.")
         self.stream = self.container.streams.video[0]
-        self.stream.thread_type = "AUTO"
+        live = live or (self.remote and self.container.duration is None)
+        # Decoding frame-parallel is fastest, and holds back as many frames as there are threads.
+        self.stream.thread_type = "SLICE" if live else "AUTO"
+        self.failure = ""
         self.decoded = self._decode()
         # The first frame tells what headers leave open: rotation, colour, the true size.
         self.first = next(self.decoded, None)
@@ -59,34 +68,73 @@ class VideoSource:
         height, width = self.first.height, self.first.width
         aspect = Fraction(self.stream.sample_aspect_ratio or 1)
         rate = self.stream.average_rate or self.stream.guessed_rate or 25
+        depth = max((c.bits for c in self.first.format.components), default=8)
         self.info = StreamInfo(
             kind="video",
             width=height if turned else width,
             height=width if turned else height,
             fps=Fraction(rate),
-            frames=self.stream.frames or self._estimate(),
+            frames=None if live else self.stream.frames or self._estimate(),
             live=live,
-            inputs=() if remote else (Path(uri),),
+            inputs=() if self.remote or uri == "-" else (Path(uri),),
             time_base=Fraction(self.stream.time_base or Fraction(1, 90_000)),
             color=ColorSpec.of(self.first),
             aspect=1 / aspect if turned else aspect,
+            notes=[f"the input has {depth} bits per channel, the network sees and gives 8"] * (depth > 8),
         )
+
+    def _open(self, origin: Any, uri: str) -> Any:
+        if uri == "-":
+            given: dict[str, Any] = {"format": "yuv4mpegpipe"}
+        elif self.remote:
+            given = {"options": _network_options(uri), "timeout": (OPEN_TIMEOUT, READ_TIMEOUT)}
+        else:
+            given = {"options": {"protocol_whitelist": "file", "format_whitelist": CONTAINERS}}
+        try:
+            return av.open(origin, **given)
+        except (HTTPUnauthorizedError, HTTPForbiddenError) as error:
+            raise SourceRefused(
+                f"{self.name} refuses this user: {error.strerror}.", "Check the user and the password."
+            ) from None
+        except (av.FFmpegError, OSError, ValueError) as error:
+            reason = redacted(str(getattr(error, "strerror", "") or error).replace(uri, self.name))
+            remedy = "Is the address right, and the server up?"
+            if not self.remote:
+                remedy = "Is it a video, and complete?"
+            raise SourceError(f"{self.name} cannot be opened: {reason}.", remedy) from None
 
     def _estimate(self) -> int | None:
         if self.container.duration and self.stream.average_rate:
             return round(self.container.duration / av.time_base * self.stream.average_rate)
         return None
 
+    def seek(self, seconds: float) -> None:
+        """Goes on from the last key frame before a moment; what lies between is for the caller to skip."""
+        start = self.container.start_time or 0
+        try:
+            self.container.seek(start + int(seconds * av.time_base), backward=True)
+        except (av.FFmpegError, OSError):
+            return  # a pipe, or a file without an index: it is read from where it is
+        self.decoded = self._decode()
+        self.first = next(self.decoded, None)
+
     def _decode(self) -> Iterator[av.VideoFrame]:
         errors = 0
         packets = self.container.demux(self.stream)
-        while True:
+        while errors <= MAX_ERRORS:
             try:
                 packet = next(packets)
             except StopIteration:
                 return
-            except (av.FFmpegError, OSError):
+            except av.InvalidDataError:
+                # Damage in a container is not its end; a generator that raised is at its own, though.
+                errors += 1
                 self.skipped += 1
+                packets = self.container.demux(self.stream)
+                continue
+            except (av.FFmpegError, OSError) as error:
+                self.failure = redacted(str(getattr(error, "strerror", "") or error))
+                self.skipped += not self.remote
                 return
             try:
                 frames: list[Any] = packet.decode()
@@ -94,8 +142,6 @@ class VideoSource:
             except (av.FFmpegError, ValueError):
                 errors += 1
                 self.skipped += 1
-                if errors > MAX_ERRORS:
-                    return
                 continue
             yield from frames
 
@@ -107,12 +153,38 @@ class VideoSource:
         while frame is not None:
             time = frame.time if frame.time is not None else fallback
             fallback = time + float(1 / self.info.fps)
-            yield Frame(upright(to_rgb(frame, self.info.color), int(frame.rotation)), index, time)
+            same = (frame.height, frame.width) in (
+                (self.info.height, self.info.width),
+                (self.info.width, self.info.height),
+            )
+            color = self.info.color if same else ColorSpec.of(frame)
+            yield Frame(upright(to_rgb(frame, color), int(frame.rotation)), index, time)
             index += 1
             frame = next(self.decoded, None)
+        if self.info.live:
+            raise SourceError(f"{self.name} stopped: {self.failure or 'the stream ended'}.")
 
     def close(self) -> None:
         self.container.close()
+
+
+def _network_options(uri: str) -> dict[str, str]:
+    """FFmpeg's options for a URL: only what the scheme needs may be opened, and nothing waits for ever."""
+    patience = str(int(READ_TIMEOUT * 1_000_000))
+    # Half a second of looking is enough for what cameras send; the default is five.
+    options = {"fflags": "nobuffer", "analyzeduration": "500000", "fpsprobesize": "3"}
+    if uri.startswith("rtsp"):
+        return options | {
+            "rtsp_transport": "tcp",
+            "timeout": patience,
+            "protocol_whitelist": "rtsp,rtsps,rtp,srtp,udp,tcp,tls,crypto",
+            "format_whitelist": "rtsp,sdp,rtp,mpegts,asf",
+        }
+    return {
+        "rw_timeout": patience,
+        "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto",
+        "format_whitelist": f"{CONTAINERS},mpjpeg,hls",
+    }
 
 
 def upright(image: Image, rotation: int) -> Image:

@@ -15,7 +15,7 @@ from sdps.runtime.compare import MODES, compose
 from sdps.runtime.picture_sink import encode_picture
 from sdps.runtime.stream import StreamInfo
 
-HELP = "q quit   space pause   c compare   mouse moves the wipe   s snapshot"
+HELP = "q quit   space pause   c compare   mouse moves the wipe   s snapshot   h help"
 HELP_SECONDS = 6.0
 
 
@@ -25,7 +25,7 @@ def has_display() -> bool:
 
 
 class WindowSink:
-    """Shows frames. The keys stand in HELP, which is shown for the first seconds.
+    """Shows frames. The keys stand in HELP, which is shown for the first seconds and on h.
 
     Files are shown at their own speed if the model keeps up; a camera's newest frame at once.
 
@@ -38,7 +38,7 @@ class WindowSink:
         os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
         self.pygame: Any = need("pygame")
         self.info, self.compare, self.place = info, compare, "window"
-        self.position, self.paused = 0.5, False
+        self.position, self.paused, self.helped = 0.5, False, False
         self.opened = self.begin = time.monotonic()
         self.shown: tuple[Frame, Frame] | None = None
         self.left, self.wide = 0, info.width  # where the picture lies in the window
@@ -58,6 +58,8 @@ class WindowSink:
             ) from None
 
     def write(self, rainy: Frame, clean: Frame) -> bool:
+        if self.paused and self.info.live:  # the picture stands still, the other outputs do not
+            return self.idle()
         self.shown = (rainy, clean)
         if not self.info.live and self.info.kind == "video":
             due = self.begin + clean.time
@@ -71,7 +73,7 @@ class WindowSink:
             self._draw()
             if not self._events():
                 return False
-            if not self.paused:
+            if not self.paused or self.info.live:
                 return True
             time.sleep(0.02)
 
@@ -96,7 +98,7 @@ class WindowSink:
         self.left, self.wide = (wide - size[0]) // 2, size[0]
         self.screen.fill((0, 0, 0))
         self.screen.blit(pygame.transform.smoothscale(surface, size), (self.left, (high - size[1]) // 2))
-        if time.monotonic() - self.opened < HELP_SECONDS or self.paused:
+        if time.monotonic() - self.opened < HELP_SECONDS or self.paused or self.helped:
             self.screen.blit(self.font.render(HELP, True, (255, 255, 255), (0, 0, 0)), (8, high - 26))
         pygame.display.flip()
 
@@ -112,6 +114,8 @@ class WindowSink:
                     return False
                 if event.key == pygame.K_SPACE:
                     self.paused = not self.paused
+                elif event.key == pygame.K_h:
+                    self.helped = not self.helped
                 elif event.key == pygame.K_c:
                     self.compare = MODES[(MODES.index(self.compare) + 1) % len(MODES)]
                 elif event.key == pygame.K_s and self.shown:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from sdps.core.errors import MissingDependency, SdpsError, UsageError
+from sdps.core.packages import package_advice
 from sdps.runtime.backends.base import Backend
 from sdps.runtime.bundled import DEFAULT_MODEL, resolve
 
@@ -87,20 +87,4 @@ def _fastest(path: Path, threads: int) -> Backend:
         return OrtBackend(path, "cpu", threads, reason=f"no GPU provider and no OpenVINO{why_not}")
     raise MissingDependency(
         "No inference engine is installed.", "Install one: pip install 'sdps[cpu]', or 'sdps[gpu]' on NVIDIA."
-    )
-
-
-def package_advice() -> str:
-    """One line if both builds of ONNX Runtime are installed, which overwrite each other; else ''."""
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found.append(distribution(name).metadata["Name"])
-        except PackageNotFoundError:
-            continue
-    if len(found) < 2:
-        return ""
-    return (
-        "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. Mend it with: "
-        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
     )

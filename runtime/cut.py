@@ -1,0 +1,74 @@
+"""A part of a source: from a moment, for a time, every so-manyth frame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from sdps.core.errors import UsageError
+from sdps.core.frame import Frame
+from sdps.runtime.events import Events
+from sdps.runtime.stream import Source
+
+
+class Cut:
+    """Frames of `source` from `start` on, for `duration` seconds; of these every `every`th.
+
+    The times begin at 0 again, and the sound and subtitles that a sink copies begin at `start`. Of
+    pictures, which have no times, only `every` is meant.
+
+    Raises:
+        UsageError: the figures make no sense, or cut pictures by time.
+    """
+
+    def __init__(
+        self, source: Source, start: float = 0.0, duration: float | None = None, every: int = 1
+    ) -> None:
+        timed = start > 0 or duration is not None
+        wrong = ""
+        if start < 0 or (duration is not None and duration <= 0) or every < 1:
+            wrong = "--start is at least 0, --duration more than 0, and --every at least 1."
+        elif timed and source.info.kind == "pictures":
+            wrong = "Pictures have no times."
+        if wrong:
+            source.close()
+            raise UsageError(wrong, "Leave --start and --duration away, or correct them.")
+        self.source, self.start, self.duration, self.every = source, start, duration, every
+        info = source.info
+        frames = info.frames
+        if frames is not None and timed:
+            left = max(0.0, frames / float(info.fps) - start)
+            frames = round(min(left, duration if duration is not None else left) * info.fps)
+        if frames is not None:
+            frames = -(-frames // every)
+        self.info = replace(info, frames=frames, fps=info.fps / every, offset=start, cut=duration is not None)
+
+    @property
+    def skipped(self) -> int:
+        """What could not be read."""
+        return self.source.skipped
+
+    @property
+    def events(self) -> Events:
+        """The source's own."""
+        return getattr(self.source, "events", None) or Events()
+
+    def __iter__(self) -> Iterator[Frame]:
+        seek = getattr(self.source, "seek", None)
+        if self.start > 0 and seek is not None:
+            seek(self.start)
+        index = found = 0
+        # Half a frame of grace: times are rounded to the container's clock.
+        grace = 0.5 / float(self.source.info.fps) if self.info.kind == "video" else 0.0
+        for frame in self.source:
+            if frame.time < self.start - grace:
+                continue
+            if self.duration is not None and frame.time >= self.start + self.duration - grace:
+                return
+            if found % self.every == 0:
+                yield replace(frame, index=index, time=max(0.0, frame.time - self.start))
+                index += 1
+            found += 1
+
+    def close(self) -> None:
+        self.source.close()

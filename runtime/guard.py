@@ -1,0 +1,236 @@
+"""Between the pipeline and the model: what hangs, fails or gives nonsense does not stop the camera.
+
+A frame that the model did not restore is passed through as it came, and counted with the reason.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sdps.core.errors import SdpsError
+from sdps.core.frame import Image
+from sdps.runtime.doubt import Doubt
+from sdps.runtime.events import Events
+from sdps.runtime.memory import OutOfMemory, is_out_of_memory, smaller_tiles
+
+MODEL = "sdps-model"
+Derain = Callable[[Image], Image]
+FAILURES = 3
+"""Failures in a row after which the model is opened anew."""
+FIRST_PATIENCE = 600.0
+"""Seconds for the first frame: engines allocate, tune and compile then, for minutes on a Jetson."""
+SLOWER = 5
+"""A frame may take so many times the slowest so far."""
+REOPEN_PAUSE = 5.0
+"""Seconds between two attempts to open the model, doubled each time up to a minute."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """A restored picture, or the rainy one with the reason in `passed`. `seconds` in the model."""
+
+    image: Image
+    seconds: float
+    passed: str = ""
+
+
+class Guard:
+    """Calls the model, and looks at what comes back.
+
+    Args:
+        derain: (H, W, 3) uint8 RGB to the same.
+        live: Of a camera every frame is followed by another, so failures pass frames through; a
+            file whose frames are not restored is a failure, and exceptions are raised.
+        events: Hears 'passed' (when it begins and ends), 'model' and 'memory'.
+        patience: Seconds after which a live frame's inference counts as hung; the model then has a
+            thread of its own, which can be left behind.
+        reopen: Opens the model anew after it hung or failed repeatedly.
+    """
+
+    def __init__(
+        self,
+        derain: Derain,
+        live: bool,
+        events: Events,
+        patience: float = 3.0,
+        reopen: Callable[[], Derain] | None = None,
+    ) -> None:
+        self.derain, self.live, self.events = derain, live, events
+        self.patience, self.reopen = patience, reopen
+        self.passed: Counter[str] = Counter()
+        self.restarts = 0
+        self._doubt = Doubt()
+        self._worker: _Worker | None = None
+        self._in_a_row, self._slowest = 0, 0.0
+        self.trouble = ""
+        self._next_reopen, self._pause = 0.0, REOPEN_PAUSE
+
+    def __call__(self, image: Image) -> Result:
+        """Restores a picture.
+
+        Raises:
+            SdpsError: of a file, what the model raised; of either, memory that does not suffice even
+                for the smallest tiles.
+        """
+        begin = time.perf_counter()
+        try:
+            clean = self._run(image)
+            why = self._doubt.of(image, clean)
+        except Hung:
+            clean, why = image, "hung"
+        except Exception as error:
+            if not self.live or isinstance(error, OutOfMemory):
+                raise
+            clean, why = image, "raised"
+            self._note(why, f"the model failed: {type(error).__name__}: {error}")
+        self._count(why)
+        return Result(image if why else clean, time.perf_counter() - begin, why)
+
+    def close(self) -> None:
+        """Lets the model's thread end; one that hangs is left behind."""
+        if self._worker is not None:
+            self._worker.end()
+
+    def _run(self, image: Image) -> Image:
+        while True:
+            try:
+                return self._in_thread(image) if self.live else self.derain(image)
+            except Exception as error:
+                if isinstance(error, SdpsError) or not is_out_of_memory(error):
+                    raise
+            self._make_room(image)
+
+    def _make_room(self, image: Image) -> None:
+        """Smaller tiles, in an engine opened anew: an arena that grew in vain is not given back."""
+        derain: Any = self._worker.derain if self._worker else self.derain
+        tile = smaller_tiles(derain, image)
+        self.events.emit("memory", f"out of memory; trying tiles of {tile} pixels", tile=tile)
+        if self.reopen is None:
+            return
+        derain.close()
+        fresh: Any = self.reopen()
+        fresh.tile, fresh.overlap = derain.tile, derain.overlap
+        self.derain = fresh
+        if self._worker:
+            self._worker.derain = fresh
+
+    def _in_thread(self, image: Image) -> Image:
+        worker = self._worker
+        if worker is None:
+            worker = self._worker = _Worker(self.derain)
+        if worker.is_behind():
+            self._replace(worker)
+            raise Hung
+        worker.give(image)
+        begin = time.monotonic()
+        first = self._slowest == 0
+        result = worker.take(FIRST_PATIENCE if first else max(self.patience, SLOWER * self._slowest))
+        self._slowest = max(self._slowest, time.monotonic() - begin)
+        return result
+
+    def _replace(self, worker: _Worker) -> None:
+        """Opens the model anew in a new thread, if that is possible; meanwhile frames pass through."""
+        if self.reopen is None or time.monotonic() < self._next_reopen:
+            return
+        self._next_reopen = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, 60.0)
+        self.restarts += 1
+        self.events.emit("model", "the model is opened anew", restarts=self.restarts)
+        worker.end()
+        self._worker = _Worker(None, self.reopen)
+        self._slowest = 0.0
+
+    def _count(self, why: str) -> None:
+        if why:
+            self.passed[why] += 1
+            self._in_a_row += 1
+            if why != self.trouble:
+                self._note(why, "")
+            if self.live and self._worker is not None and self._in_a_row >= FAILURES:
+                self._replace(self._worker)
+        elif self.trouble:
+            self.events.emit("model", f"the model restores frames again after {self._in_a_row}")
+            self.trouble, self._in_a_row, self._pause = "", 0, REOPEN_PAUSE
+
+    def _note(self, why: str, text: str) -> None:
+        if self.trouble != why:
+            self.trouble = why
+            self.events.emit("passed", text or f"{REASONS[why]}; frames pass through as they came", why=why)
+
+
+REASONS = {
+    "odd": "the model gave something that is no picture",
+    "nan": "the model gave values that are no numbers",
+    "flat": "the model gave an empty picture",
+    "frozen": "the model gave the picture before once more",
+    "hung": "the model does not answer",
+    "raised": "the model failed",
+}
+
+
+class Hung(Exception):  # noqa: N818 - never leaves this module
+    """The model did not answer in time."""
+
+
+class _Worker:
+    """A thread in which the model runs; it opens it too, if it is not open yet."""
+
+    def __init__(self, derain: Derain | None, reopen: Callable[[], Derain] | None = None) -> None:
+        self._in: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.derain, self._reopen = derain, reopen
+        self._waiting, self._dead = 0 if derain is not None else 1, False
+        threading.Thread(target=self._work, name=MODEL, daemon=True).start()
+
+    def _work(self) -> None:
+        if self.derain is None:
+            assert self._reopen is not None
+            try:
+                self.derain = self._reopen()
+            except Exception as error:
+                self._dead = True
+                self._out.put((None, error))
+                return
+            self._out.put((None, None))
+        while (image := self._in.get()) is not None:
+            try:
+                self._out.put((self.derain(image), None))
+            except BaseException as error:
+                self._out.put((None, error))
+
+    def is_behind(self) -> bool:
+        """Whether it still works on something that nobody waits for any more, or opens the model."""
+        while self._waiting and not self._dead:
+            try:
+                self._out.get_nowait()
+            except queue.Empty:
+                return True
+            self._waiting -= 1
+        return self._dead
+
+    def give(self, image: Image) -> None:
+        self._in.put(image)
+
+    def take(self, patience: float) -> Image:
+        """The result.
+
+        Raises:
+            Hung: none came in time; it will be thrown away when it does.
+        """
+        try:
+            result, error = self._out.get(timeout=patience)
+        except queue.Empty:
+            self._waiting += 1
+            raise Hung from None
+        if error is not None:
+            raise error
+        return result
+
+    def end(self) -> None:
+        self._in.put(None)

@@ -1,0 +1,99 @@
+"""A run's diary: events as JSON lines, and a health file that is rewritten every second."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from sdps.core.errors import SinkError
+from sdps.runtime.events import Event
+from sdps.runtime.redact import redacted
+
+
+class JsonLog:
+    """One JSON object per line: when, what kind, a sentence, figures. Appends to an existing file.
+
+    A full disk silences the log and nothing else.
+
+    Raises:
+        SinkError: the file cannot be opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            raise SinkError(
+                f"The log {path} cannot be written: {error.strerror}.", "Choose another file."
+            ) from None
+        self._lock = threading.Lock()
+
+    def event(self, event: Event) -> None:
+        """Notes an event."""
+        self.write(event.kind, event.text, at=event.at, **event.values)
+
+    def write(self, kind: str, text: str, at: float | None = None, **values: Any) -> None:
+        """Notes one line; `at` on the monotonic clock, which alone orders lines when a clock is set."""
+        line = {
+            "time": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+            "monotonic": round(time.monotonic() if at is None else at, 3),
+            "kind": kind,
+            "text": redacted(text),
+            **values,
+        }
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self._file.flush()
+
+    def close(self) -> None:
+        with self._lock, contextlib.suppress(OSError):
+            self._file.close()
+
+
+class HealthFile:
+    """A small JSON file for a supervisor, rewritten whole every second: old or new, never half.
+
+    A supervisor that finds `updated` (Unix time, seconds) older than a few seconds knows that the
+    process is gone. A file that cannot be written is left as it is and tried again.
+    """
+
+    def __init__(self, path: Path, figures: Callable[[], dict[str, Any]], period: float = 1.0) -> None:
+        self.path, self._figures, self._period = path, figures, period
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._end = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="sdps-health", daemon=True)
+        try:
+            self.write()
+        except OSError as error:
+            raise SinkError(
+                f"The health file {path} cannot be written: {error.strerror}.", "Choose another file."
+            ) from None
+        self._thread.start()
+
+    def write(self) -> None:
+        """Writes it now. Raises OSError."""
+        value = {"updated": round(time.time(), 3), "pid": os.getpid(), **self._figures()}
+        try:
+            self._temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+            self._temporary.replace(self.path)
+        finally:
+            self._temporary.unlink(missing_ok=True)
+
+    def _work(self) -> None:
+        while not self._end.wait(self._period):
+            with contextlib.suppress(OSError):
+                self.write()
+
+    def close(self) -> None:
+        """Writes the last state."""
+        self._end.set()
+        self._thread.join(timeout=1)
+        with contextlib.suppress(OSError):
+            self.write()

@@ -1,0 +1,225 @@
+"""A model that hangs, fails, gives nonsense or finds no memory: faults 34 and 35, and silent failures."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdps import Derainer
+from sdps.core.errors import EngineError, SdpsError
+from sdps.core.frame import Image
+from sdps.runtime.backends.identity import IdentityBackend
+from sdps.runtime.doubt import Doubt
+from sdps.runtime.events import Events
+from sdps.runtime.guard import Guard
+from sdps.runtime.live_source import LiveSource
+from sdps.runtime.memory import is_out_of_memory
+from sdps.runtime.pipeline import Pipeline
+from sdps.runtime.sinks import open_sink
+from sdps.runtime.sources import open_source
+
+from .conftest import MakeVideo
+from .live import Fake, Run, ticking
+
+MakePicture = Callable[[int, int], Image]
+
+
+def camera() -> LiveSource:
+    return LiveSource(lambda: Fake(ticking(10**9, 60)), "fake")
+
+
+def test_fault_34_while_the_model_hangs_frames_pass_through_until_it_is_opened_anew() -> None:
+    let_go, calls = threading.Event(), []
+
+    def hanging(image: Image) -> Image:
+        calls.append(1)
+        if len(calls) == 5:
+            let_go.wait(60)
+        return 255 - image
+
+    opening = threading.Event()
+
+    def reopen() -> Callable[[Image], Image]:
+        assert opening.wait(30), "frames pass while an engine takes its time to open"
+        return lambda image: 254 - image
+
+    with Run(camera(), derain=hanging, reopen=reopen, patience=0.3) as run:
+        assert "does not answer" in run.event("passed").text
+        run.until(lambda: run.pipeline.guard.restarts)
+        run.frames(5)
+        assert run.pipeline.figures()["state"] == "model-hung"
+        opening.set()
+        run.event("model", after=1)
+        run.frames(3)
+        assert run.pipeline.figures()["state"] == "live"
+        passed = dict(run.pipeline.guard.passed)
+    let_go.set()
+    assert set(passed) == {"hung"} and passed["hung"] >= 5
+    assert run.pipeline.summary.restarts == 1
+    assert run.sink.images[-1].max() > 50, "the new one restores"
+
+
+def test_fault_34_a_hung_model_that_comes_back_is_used_again() -> None:
+    let_go, calls = threading.Event(), []
+
+    def hanging(image: Image) -> Image:
+        calls.append(1)
+        if len(calls) == 3:
+            let_go.wait(60)
+        return image
+
+    with Run(camera(), derain=hanging, patience=0.2) as run:
+        run.event("passed")
+        run.frames(3)
+        let_go.set()
+        assert "again" in run.event("model").text
+
+
+def test_fault_34_a_model_that_raises_passes_frames_and_is_opened_anew_after_three() -> None:
+    def broken(image: Image) -> Image:
+        raise RuntimeError("CUDA error 700")
+
+    with Run(camera(), derain=broken, reopen=lambda: lambda image: image.copy()) as run:
+        assert "CUDA error 700" in run.event("passed").text
+        run.event("model", after=1)
+        run.frames(3)
+    assert run.pipeline.summary.restarts == 1
+    assert run.pipeline.summary.passed["raised"] == 3
+
+
+def test_fault_34_of_a_file_a_failing_model_ends_the_run(make_video: MakeVideo, tmp_path: Path) -> None:
+    def broken(image: Image) -> Image:
+        raise SdpsError("the engine is gone")
+
+    source = open_source(str(make_video()))
+    with pytest.raises(SdpsError, match="engine is gone"):
+        Pipeline(source, broken, open_sink(str(tmp_path / "out.mp4"), source.info)).run()
+    assert [p.name for p in tmp_path.iterdir()] == ["in.mp4"]
+
+
+def test_nonsense_is_told_from_results_by_the_input(picture: MakePicture) -> None:
+    image, other = picture(120, 160), 255 - picture(120, 160)
+    black = np.zeros_like(image)
+    nan = np.full(image.shape, np.nan, np.float32)
+    assert Doubt().of(image, image) == ""
+    assert Doubt().of(image, black) == "flat"
+    assert Doubt().of(image, black + 128) == "flat", "constant is as empty as black"
+    assert Doubt().of(black + 3, black) == "", "a night may stay black"
+    assert Doubt().of(image, nan) == "nan"
+    assert Doubt().of(image, image[:60]) == "odd"
+    assert Doubt().of(image, None) == "odd"
+    frozen = Doubt()
+    assert frozen.of(image, image) == ""
+    assert frozen.of(other, image) == "frozen"
+    assert frozen.of(image, other) == ""
+    still = Doubt()
+    assert [still.of(image, image) for _ in range(3)] == [""] * 3, "a still picture gives a still result"
+
+
+@pytest.mark.parametrize("why", ["flat", "nan", "frozen"])
+def test_frames_that_the_engine_spoils_pass_through_and_are_counted(why: str, picture: MakePicture) -> None:
+    last: list[Image] = []
+
+    def spoil(image: Image) -> Image:
+        last.append(image)
+        spoilt = {"flat": 0 * image, "nan": image * np.float32("nan"), "frozen": last[0].copy()}
+        return spoilt[why]
+
+    def moving(i: int) -> Image:
+        return np.roll(picture(48, 64), 5 * i, axis=1)
+
+    source = LiveSource(lambda: Fake(ticking(10**9, 60, moving)), "fake")
+    with Run(source, derain=spoil) as run:
+        run.event("passed")
+        run.frames(3)
+        assert not run.pipeline.figures()["healthy"]
+        shown = run.sink.images[-1]
+    assert run.pipeline.guard.passed[why] >= 3
+    assert shown.std() > 10, "what is shown is the rainy picture"
+
+
+class SmallMemory(IdentityBackend):
+    """Runs pictures up to so many pixels; beyond, fails as ONNX Runtime does."""
+
+    def __init__(self, pixels: int, size: str = "dynamic") -> None:
+        super().__init__(size)
+        self.pixels = pixels
+        self.largest = 0
+
+    def run(self, batch: Image) -> Image:
+        if batch[0, ..., 0].size > self.pixels:
+            raise RuntimeError("[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : bad allocation")
+        self.largest = max(self.largest, batch[0, ..., 0].size)
+        return super().run(batch)
+
+
+def test_fault_35_out_of_memory_means_smaller_tiles_from_then_on(picture: MakePicture) -> None:
+    image, events, said = picture(400, 600), Events(), []
+    events.listen(said.append)
+    derainer = Derainer(SmallMemory(200 * 200), tile=None, overlap=100)
+    guard = Guard(derainer, live=False, events=events)
+    assert np.array_equal(guard(image).image, image)
+    assert [e.values["tile"] for e in said] == [300, 148]
+    assert np.array_equal(guard(image).image, image)
+    assert len(said) == 2, "the next frame begins with what fitted"
+
+
+def test_fault_35_without_memory_for_the_smallest_tile_the_error_is_clear(picture: MakePicture) -> None:
+    for live in (False, True):
+        with pytest.raises(EngineError, match="not enough memory, not even for tiles"):
+            Guard(Derainer(SmallMemory(10)), live=live, events=Events())(picture(400, 600))
+    with pytest.raises(EngineError, match="Export it at a smaller size"):
+        Guard(Derainer(SmallMemory(10, "64x64")), live=False, events=Events())(picture(400, 600))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[ONNXRuntimeError] : 1 : FAIL : Failed to allocate memory for requested buffer of size 9", True),
+        ("BFCArena::AllocateRawInternal Available memory of 0 is smaller", True),
+        ("CUDA failure 2: out of memory", True),
+        ("std::bad_alloc", True),
+        ("cudaErrorMemoryAllocation", True),
+        ("[CPU] Can not allocate 12 bytes", True),
+        ("Got invalid dimensions for input: image", False),
+        ("CUDA error 700: an illegal memory access was encountered", False),
+    ],
+)
+def test_fault_35_how_engines_say_that_memory_is_out(text: str, expected: bool) -> None:
+    assert is_out_of_memory(RuntimeError(text)) is expected
+    assert is_out_of_memory(MemoryError())
+
+
+REAL = """
+import resource, sys
+import numpy as np
+from sdps import Derainer
+from sdps.runtime.events import Events
+from sdps.runtime.guard import Guard
+def load():
+    return Derainer.load(provider="cpu", threads=1)
+derainer = load()
+derainer(np.zeros((64, 64, 3), np.uint8))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 110_000_000, -1))
+events = Events()
+events.listen(lambda e: print(e.kind, e.text))
+image = np.random.default_rng(0).integers(0, 255, (400, 560, 3), dtype=np.uint8)
+print(Guard(derainer, False, events, reopen=load)(image).image.shape)
+"""
+
+
+def test_fault_35_a_real_engine_without_memory() -> None:
+    """ONNX Runtime under a limit of address space: a picture does not fit whole, in tiles it does."""
+    done = subprocess.run(
+        [sys.executable, "-c", REAL], capture_output=True, text=True, check=False, timeout=250
+    )
+    lines = done.stdout.splitlines()
+    assert lines[0].startswith("memory out of memory; trying tiles of"), done.stderr
+    assert lines[-1] == "(400, 560, 3)", done.stdout + done.stderr
