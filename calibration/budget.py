@@ -1,0 +1,127 @@
+"""The search: the fewest multiply-accumulates outside INT8 that keep the drift within its budget.
+
+Measured at every step, on pictures that did not serve to calibrate: all layers in INT8 first; then
+without those that read or make a picture; then the layers that cost most per multiply-accumulate are
+lifted out, as many as it takes (found by bisection); then each of them, the largest first, is put
+back if the budget allows. Greedy, not exhaustive: of 90 layers there are 2^90 choices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sdps.calibration.drift import Drift, DriftBudget, Verifier
+from sdps.calibration.layers import weights_of
+from sdps.calibration.observe import Step
+from sdps.calibration.recipe import Calibrated
+from sdps.calibration.sensitivity import Sensitivity
+
+PICTURE_CHANNELS = 3
+SAFETY = 0.8
+"""Part of the budget that the search aims at: other pictures drift a little otherwise."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """One measured choice of layers.
+
+    Attributes:
+        kept: Layers outside INT8, by name.
+        share: Part of the graph's multiply-accumulates in INT8, 0 to 1.
+        drift: What it costs.
+        used: Part of the budget that is used up; at most 1 keeps it.
+    """
+
+    kept: frozenset[str]
+    share: float
+    drift: Drift
+    used: float
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "int8_macs_share": round(self.share, 5),
+            "kept": sorted(self.kept),
+            "budget_used": round(self.used, 4),
+            **self.drift.to_json(),
+        }
+
+
+@dataclass
+class Search:
+    """Finds the choice of layers.
+
+    Args:
+        calibrated: The graph.
+        verifier: The verification pictures.
+        budget: What is asked for.
+        macs: Multiply-accumulates of the whole graph.
+        step: Told how far it is.
+    """
+
+    calibrated: Calibrated
+    verifier: Verifier
+    budget: DriftBudget
+    macs: int
+    step: Step = lambda *_: None
+    points: list[Point] = field(default_factory=list)
+
+    def all_int8(self) -> Point:
+        """Everything in INT8."""
+        return self._measure(frozenset())
+
+    @staticmethod
+    def satisfied(point: Point) -> bool:
+        """Whether a point keeps the budget with some to spare."""
+        return point.used <= SAFETY
+
+    def run(self, sensitivities: Sequence[Sensitivity]) -> Point:
+        """The chosen point; all that were measured are in `points`.
+
+        Args:
+            sensitivities: Of every layer.
+        """
+        whole = self.all_int8()
+        if self.satisfied(whole):
+            return whole
+        ranked = sorted(sensitivities, key=lambda s: s.noise / max(1, s.macs), reverse=True)
+        facing = self.image_facing()
+        names = sorted((entry.name for entry in ranked), key=lambda name: name not in facing)
+        low, high = 0, len(names)  # `low` lifted do not suffice, `high` do: then nothing is INT8
+        next_try = len(facing)
+        best: Point | None = None
+        while high - low > 1:
+            # Nearer to the low end: the first ones, with few MACs each, cost little to lift.
+            middle = min(high - 1, next_try or max(low + 1, low + (high - low) // 3))
+            next_try = 0
+            point = self._measure(frozenset(names[:middle]))
+            if self.satisfied(point):
+                high, best = middle, point
+            else:
+                low = middle
+        if best is None:  # a single layer in INT8 is too much
+            return self._measure(frozenset(names))
+        lifted = [entry for entry in ranked if entry.name in best.kept]
+        for entry in sorted(lifted, key=lambda s: s.macs, reverse=True):
+            point = self._measure(best.kept - {entry.name})
+            if self.satisfied(point):
+                best = point
+        return best
+
+    def image_facing(self) -> set[str]:
+        """Layers with three channels on one side: their error is the picture's own, and their work small."""
+        weights = weights_of(self.calibrated.model)
+        return {x.name for x in self.calibrated.layers if PICTURE_CHANNELS in weights[x.weight].shape[:2]}
+
+    def _measure(self, kept: frozenset[str]) -> Point:
+        for point in self.points:
+            if point.kept == kept:
+                return point
+        names = [layer.name for layer in self.calibrated.layers if layer.name not in kept]
+        drift = self.verifier.measure(self.calibrated.graph(names))
+        done = sum(layer.macs for layer in self.calibrated.layers if layer.name not in kept)
+        point = Point(kept, done / max(1, self.macs), drift, self.budget.excess(drift))
+        self.points.append(point)
+        self.step(f"Searching: {point.share:.1%} in INT8 uses {point.used:.0%} of the budget", 0, 0)
+        return point

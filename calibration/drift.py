@@ -1,0 +1,175 @@
+"""How far an INT8 graph is from its FP32 graph, and whether that is within what was asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from onnx import ModelProto
+
+from sdps.calibration.session import open_session, restore
+from sdps.core.errors import UsageError
+from sdps.core.frame import Image
+
+TILE = 128
+"""Side of the tiles, in pixels, of which the worst is held to a bound of its own."""
+VISIBLE_DB = 45.0
+"""PSNR of a tile above this counts as this: an error of about one level, which nobody sees, is
+all that is left, and a flat tile that FP32 restores exactly would else lose tens of decibels."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A picture to verify on.
+
+    Attributes:
+        rainy, clean: (H, W, 3) uint8 RGB; clean is None where there is no ground truth.
+        group: What is averaged together, e.g. a look of rain.
+    """
+
+    rainy: Image
+    clean: Image | None
+    group: str
+
+
+@dataclass(frozen=True)
+class Drift:
+    """What INT8 costs on the verification pictures.
+
+    Attributes:
+        loss_db: Lost PSNR against the ground truth by group, mean of its pictures; empty without truth.
+        tile_db: The same of the worst single tile, 0 without truth.
+        shift: Mean change of each RGB channel in 8-bit levels, by group.
+        psnr_db: Least PSNR of a picture against FP32's.
+        noise: Mean squared change of the result, in squared 8-bit levels.
+    """
+
+    loss_db: Mapping[str, float]
+    tile_db: float
+    shift: Mapping[str, tuple[float, float, float]]
+    psnr_db: float
+    noise: float = 0.0
+
+    @property
+    def worst_loss(self) -> float:
+        """Of the groups, in dB."""
+        return max(self.loss_db.values(), default=0.0)
+
+    @property
+    def worst_shift(self) -> float:
+        """Of the groups and channels, in 8-bit levels."""
+        return max((abs(v) for values in self.shift.values() for v in values), default=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Rounded, for reports and manifests."""
+        return {
+            "loss_db": {key: round(value, 4) for key, value in self.loss_db.items()},
+            "worst_tile_db": round(self.tile_db, 4),
+            "mean_shift": {key: [round(v, 3) for v in values] for key, values in self.shift.items()},
+            "psnr_to_fp32_db": None if math.isinf(self.psnr_db) else round(self.psnr_db, 2),
+        }
+
+
+@dataclass(frozen=True)
+class DriftBudget:
+    """The most drift that is asked for.
+
+    Attributes:
+        loss_db: Lost PSNR against the ground truth, mean of a group.
+        tile_db: The same of the worst tile.
+        shift: Mean change of a channel in 8-bit levels.
+        psnr_db: Least PSNR against FP32, used where there is no ground truth.
+    """
+
+    loss_db: float = 0.1
+    tile_db: float = 0.5
+    shift: float = 0.25
+    psnr_db: float = 40.0
+
+    def __post_init__(self) -> None:
+        if min(asdict(self).values()) <= 0:
+            raise UsageError(
+                "A drift budget is positive.", "Give bounds above 0, for example --max-drift 0.1."
+            )
+
+    def excess(self, drift: Drift) -> float:
+        """The largest part of a bound that is used up; at most 1 is within the budget."""
+        used = [drift.worst_shift / self.shift]
+        if drift.loss_db:
+            used += [drift.worst_loss / self.loss_db, drift.tile_db / self.tile_db]
+        else:
+            # In decibels 0 would be no drift at all; errors add in amplitude.
+            used.append(10 ** ((self.psnr_db - drift.psnr_db) / 20))
+        return max(used)
+
+    def explain(self, drift: Drift) -> str:
+        """One sentence: the figures beside their bounds."""
+        parts = [f"colour shift {drift.worst_shift:.2f} of {self.shift:g} levels"]
+        if drift.loss_db:
+            parts.insert(0, f"loss {drift.worst_loss:.3f} of {self.loss_db:g} dB")
+            parts.insert(1, f"worst tile {drift.tile_db:.2f} of {self.tile_db:g} dB")
+        else:
+            parts.insert(0, f"{drift.psnr_db:.1f} dB to FP32 where {self.psnr_db:g} are asked for")
+        return ", ".join(parts)
+
+
+@dataclass
+class Verifier:
+    """Measures graphs on pictures, against an FP32 graph that is run once.
+
+    Args:
+        reference: The FP32 graph.
+        pairs: Pictures; none of them may have served to calibrate.
+    """
+
+    reference: ModelProto
+    pairs: Sequence[Pair]
+    results: list[Image] = field(init=False)
+
+    def __post_init__(self) -> None:
+        session = open_session(self.reference)
+        self.results = [restore(session, pair.rainy) for pair in self.pairs]
+
+    def measure(self, model: ModelProto, every: int = 1) -> Drift:
+        """Runs the graph on the pictures (every n-th of them) and compares."""
+        session = open_session(model)
+        losses: dict[str, list[float]] = {}
+        shifts: dict[str, list[np.ndarray]] = {}
+        tile, psnr, noise = 0.0, math.inf, []
+        for pair, before in list(zip(self.pairs, self.results, strict=True))[::every]:
+            after = restore(session, pair.rainy)
+            difference = after.astype(np.float64) - before
+            shifts.setdefault(pair.group, []).append(difference.mean((0, 1)))
+            noise.append(float((difference**2).mean()))
+            psnr = min(psnr, _psnr(noise[-1]))
+            if pair.clean is not None:
+                old, new = _errors(before, pair.clean), _errors(after, pair.clean)
+                losses.setdefault(pair.group, []).append(_psnr(float(old.mean())) - _psnr(float(new.mean())))
+                tile = max(tile, _worst_tile(old, new))
+        shift = {}
+        for key, values in shifts.items():
+            red, green, blue = np.mean(values, axis=0)
+            shift[key] = (float(red), float(green), float(blue))
+        loss = {key: float(np.mean(values)) for key, values in losses.items()}
+        return Drift(loss, tile, shift, psnr, float(np.mean(noise)))
+
+
+def _errors(image: Image, clean: Image) -> np.ndarray:
+    return (image.astype(np.float64) - clean) ** 2
+
+
+def _psnr(error: float, ceiling: float = 100.0) -> float:
+    return min(ceiling, 10 * math.log10(255**2 / error)) if error > 0 else ceiling
+
+
+def _worst_tile(old: np.ndarray, new: np.ndarray) -> float:
+    worst = 0.0
+    for top in range(0, old.shape[0], TILE):
+        for left in range(0, old.shape[1], TILE):
+            where = np.s_[top : top + TILE, left : left + TILE]
+            before, after = (_psnr(float(e[where].mean()), VISIBLE_DB) for e in (old, new))
+            worst = max(worst, before - after)
+    return worst

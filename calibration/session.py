@@ -1,0 +1,76 @@
+"""Graphs in ONNX Runtime as calibration runs them: exactly, and with a look at inner tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import ModelProto
+
+from sdps.core.console import need
+from sdps.core.frame import Image
+from sdps.core.manifest import INPUT, OUTPUT
+
+
+def open_session(model: ModelProto, threads: int = 0, integer: bool = False) -> Any:
+    """An ONNX Runtime CPU session.
+
+    Args:
+        model: The graph.
+        threads: 0 leaves it to ONNX Runtime.
+        integer: Run quantised convolutions by integer kernels. By default Q and DQ run as they are
+            written, in floating point: the kernels of CPUs with neither VNNI nor AMX add pairs of
+            products in 16 bits, which saturate, and their error is not the graph's.
+    """
+    ort = need("onnxruntime", "export")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    if not integer:
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def restore(session: Any, image: Image) -> Image:
+    """One picture through a graph."""
+    result: Image = session.run([OUTPUT], {INPUT: image[None]})[0][0]
+    return result
+
+
+def exposing(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """A copy whose outputs are the FP32 tensors named; what none of them needs is dropped at loading."""
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    del copy.graph.output[:]
+    for name in tensors:
+        copy.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    return copy
+
+
+def reducing(model: ModelProto, tensors: Sequence[str], reduction: str) -> tuple[ModelProto, list[str]]:
+    """A copy whose outputs are per-channel reductions of [N,C,H,W] tensors, computed in the graph.
+
+    Args:
+        model: The graph, opset 18 or later.
+        tensors: What to reduce.
+        reduction: 'ReduceMean' or 'ReduceMax' (of absolute values).
+
+    Returns:
+        The graph, and its outputs' names in the order of `tensors`, float32 [1,C,1,1] each.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    axes = onnx.numpy_helper.from_array(np.array([0, 2, 3], np.int64), "sdps_axes")
+    copy.graph.initializer.append(axes)
+    names = []
+    for name in tensors:
+        source, result = name, f"{name}/{reduction}"
+        if reduction == "ReduceMax":
+            source = f"{name}/abs"
+            copy.graph.node.append(onnx.helper.make_node("Abs", [name], [source]))
+        copy.graph.node.append(onnx.helper.make_node(reduction, [source, axes.name], [result], keepdims=1))
+        names.append(result)
+    return exposing(copy, names), names

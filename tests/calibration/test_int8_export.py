@@ -1,0 +1,91 @@
+"""`sdps-export --int8`, from a checkpoint and a folder of pictures to files or to a reason."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from sdps.calibration.qdq import integer_convolutions
+from sdps.core.frame import Image
+from sdps.core.manifest import GraphManifest
+from sdps.export.cli import app
+from sdps.export.graph_macs import macs_by_node
+from sdps.model import SDPSFNet, SDPSFNetConfig
+from sdps.model.checkpoint import to_published
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(1)
+    network = SDPSFNet(SDPSFNetConfig(tau=0, features=8, scale_unet=4, scale_orb=4, cabs=1))
+    with torch.no_grad():
+        network.stage_osr.tail.weight.mul_(0.2)
+    path = tmp_path_factory.mktemp("weights") / "random.pth"
+    torch.save({"state_dict": to_published(network)}, path)
+    return path
+
+
+@pytest.fixture
+def folder(scenes: list[Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SDPS_HOME", str(tmp_path / "home"))
+    path = tmp_path / "pictures"
+    path.mkdir()
+    for i, scene in enumerate(scenes):
+        cv2.imwrite(str(path / f"{i}.png"), np.tile(scene, (2, 2, 1)))
+    return path
+
+
+def export(*arguments: str | Path) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_to_files(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--int8", "--calib", folder, "--calib-size", "64", "--calib-crops", "12", "--size", "61x90")
+    limits = ("--min-psnr", "25", "--max-mean-shift", "3", "--engine", "none")
+    result = export(checkpoint, "--out", out, *options, *limits)
+    assert result.exit_code == 0, result.output
+    stem = "random-int8-61x90"
+    assert {p.name for p in out.iterdir()} == {f"{stem}.onnx", f"{stem}.int8"}
+    assert {p.name for p in (out / f"{stem}.int8").iterdir()} == {"report.json", "report.md", "pareto.png"}
+    model = onnx.load(out / f"{stem}.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    manifest = GraphManifest.from_metadata({e.key: e.value for e in model.metadata_props})
+    report = json.loads((out / f"{stem}.int8" / "report.json").read_text())
+    assert manifest.precision == "int8"
+    assert manifest.int8["calibration_set"]["sha256"] == report["calibration_set"]["sha256"]
+    assert len(report["calibration_set"]["calibrate"]) == 12
+    found = integer_convolutions(model, macs_by_node(model))
+    assert manifest.int8["integer_convolutions"] == len(found.names) > 10
+    assert manifest.int8["int8_macs_share"] == pytest.approx(found.macs_share, abs=1e-3)
+    assert "multiply-accumulates are INT8" in result.stderr
+
+
+def test_an_impossible_budget_writes_nothing(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    options = ("--int8", "--calib", folder, "--calib-size", "64", "--engine", "none", "--quiet")
+    result = export(checkpoint, "--out", out, *options, "--max-mean-shift", "0.0001")
+    assert result.exit_code == 1
+    assert "misses the drift budget" in result.stderr
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(out.iterdir())
+
+
+def test_nan_weights_are_named_before_any_file(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    state = torch.load(checkpoint, weights_only=True)["state_dict"]
+    key = next(k for k in state if k.endswith("tail.weight"))
+    state[key][0, 0, 0, 0] = float("inf")
+    torch.save({"state_dict": state}, tmp_path / "bad.pth")
+    result = export(tmp_path / "bad.pth", "--out", out, "--int8", "--calib", folder, "--calib-size", "64")
+    assert result.exit_code == 1
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert not list(out.glob("*"))

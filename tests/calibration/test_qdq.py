@@ -1,0 +1,156 @@
+"""The Q/DQ graph: NVIDIA's rules, its agreement with PyTorch, and NVIDIA's own builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from sdps.calibration.layers import Layer, attribute, find_layers
+from sdps.calibration.qdq import infer_types, integer_convolutions
+from sdps.calibration.recipe import Calibrated
+from sdps.calibration.session import open_session, restore
+from sdps.core.errors import ExportError
+from sdps.core.frame import Image
+from sdps.core.spec import ShapeRange, Size
+from sdps.export.graph_macs import macs_by_node
+from sdps.export.precision import fp32_islands, to_fp16
+from sdps.export.rehearsal import rehearse_fp16
+from sdps.model import SDPSFNet
+from sdps.model.deploy import DeployNet
+
+
+@pytest.fixture(scope="module")
+def int8(calibrated: Calibrated) -> onnx.ModelProto:
+    """All layers in INT8, the rest FP32."""
+    return infer_types(calibrated.graph([layer.name for layer in calibrated.layers]))
+
+
+def test_pairs_follow_the_rules(int8: onnx.ModelProto) -> None:
+    onnx.checker.check_model(int8, full_check=True)
+    constants = {t.name: numpy_helper.to_array(t) for t in int8.graph.initializer}
+    producers = {node.output[0]: node for node in int8.graph.node}
+    transposed = 0
+    for node in int8.graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero = constants[node.input[2]]
+            assert zero.dtype == np.int8
+            assert not zero.any()
+        if node.op_type == "QuantizeLinear":
+            assert constants[node.input[1]].shape == ()  # per tensor
+        if node.op_type in ("Conv", "ConvTranspose"):
+            weight = producers.get(node.input[1])
+            if weight is None:
+                continue
+            axis = int(node.op_type == "ConvTranspose")
+            transposed += axis
+            assert attribute(weight, "axis", 1) == axis
+            values, scales = constants[weight.input[0]], constants[weight.input[1]]
+            assert values.dtype == np.int8
+            assert scales.shape == (values.shape[axis],)
+            # The same in FP16, where the graph may end.
+            assert np.array_equal(scales, scales.astype(np.float16).astype(np.float32))
+            if len(node.input) > 2:
+                assert constants[node.input[2]].dtype == np.float32
+    assert transposed > 0
+
+
+def test_the_psf_path_and_the_means_stay_in_floating_point(
+    int8: onnx.ModelProto, model: onnx.ModelProto, layers: list[Layer]
+) -> None:
+    macs = macs_by_node(int8)
+    report = integer_convolutions(int8, macs)
+    assert set(report.names) == {layer.name for layer in layers}
+    assert report.macs_share > 0.98
+    stays = {model.graph.node[i].output[0] for i in fp32_islands(model)}
+    convolutions = {n.output[0] for n in model.graph.node if n.op_type == "Conv"}
+    assert stays & convolutions == set(report.float_names)
+
+
+def test_a_quantised_graph_is_refused(int8: onnx.ModelProto) -> None:
+    with pytest.raises(ExportError, match="quantised already"):
+        find_layers(int8, {}, ())
+
+
+def test_pytorch_with_fake_quantisation_agrees(
+    int8: onnx.ModelProto, calibrated: Calibrated, tiny_network: SDPSFNet, scenes: list[Image]
+) -> None:
+    """An independent path: the module tree, PyTorch's own fake quantisation, no ONNX."""
+    deploy = DeployNet(tiny_network).eval()
+    modules: dict[str, nn.Module] = dict(deploy.named_modules())
+    constants = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in int8.graph.initializer}
+    hooks, saved = [], {}
+    for layer in calibrated.layers:
+        module = modules[layer.weight.removesuffix(".weight")]
+        known = calibrated.quantised[layer.name]
+        shape = [-1 if axis == layer.axis else 1 for axis in range(4)]
+        steps = torch.tensor(known.weight_scales).view(shape)
+        saved[module] = module.weight.data
+        module.weight.data = torch.tensor(known.weight).float() * steps
+        old_bias = module.bias.data if module.bias is not None else 0.0
+        extra = (constants[f"{layer.weight}/bias"] - old_bias).view(1, -1, 1, 1)
+
+        def before(_: nn.Module, given: tuple[Tensor], scale: float = known.scale) -> Tensor:
+            return torch.fake_quantize_per_tensor_affine(given[0], scale, 0, -128, 127)
+
+        def after(_: nn.Module, __: object, result: Tensor, extra: Tensor = extra) -> Tensor:
+            return result + extra
+
+        hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
+    # Equalised slopes and float layers are as they were: only INT8 layers' weights were rescaled.
+    try:
+        session = open_session(int8)
+        differences = []
+        for scene in scenes[8:]:
+            with torch.inference_mode():
+                ours = deploy(torch.from_numpy(scene)[None])[0].numpy()
+            differences.append(np.abs(ours.astype(int) - restore(session, scene)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, weight in saved.items():
+            module.weight.data = weight
+    assert (np.stack(differences) <= 1).mean() >= 0.999
+
+
+def test_fp16_around_int8_changes_little(int8: onnx.ModelProto, scenes: list[Image]) -> None:
+    half = to_fp16(int8)
+    onnx.checker.check_model(half, full_check=True)
+    producers = {node.output[0]: node for node in half.graph.node}
+    for node in half.graph.node:  # nothing may stand between a DQ and its convolution
+        if node.op_type == "DequantizeLinear" and node.input[0].endswith("/int8"):
+            reader = next(n for n in half.graph.node if node.output[0] in n.input)
+            assert reader.op_type in ("Conv", "ConvTranspose")
+            assert producers[reader.input[0]].op_type == "DequantizeLinear"
+    exact, rounded = open_session(int8), open_session(rehearse_fp16(half))
+    difference = restore(exact, scenes[9]).astype(int) - restore(rounded, scenes[9])
+    assert np.abs(difference).mean() < 1
+
+
+@pytest.mark.parametrize("rest", ["fp32", "fp16"])
+def test_tensorrt_rtx_builds_it(int8: onnx.ModelProto, rest: str) -> None:
+    trt = pytest.importorskip("tensorrt_rtx")
+    from sdps.export.builder import build_plan
+
+    graph = to_fp16(int8) if rest == "fp16" else int8
+    shapes = ShapeRange(Size(64, 64), Size(64, 96), Size(128, 128))
+    built = build_plan(trt, graph.SerializeToString(), [shapes])
+    assert len(built.plan) > 10_000
+
+
+def test_a_fixed_graph_gets_what_the_dynamic_one_found(
+    calibrated: Calibrated, graph_path: Callable[..., Path], scenes: list[Image]
+) -> None:
+    fixed = onnx.load(graph_path("fp32", "64x64"))
+    moved = calibrated.onto(fixed, find_layers(fixed, macs_by_node(fixed), fp32_islands(fixed)))
+    results = [
+        restore(open_session(which.graph([layer.name for layer in which.layers])), scenes[0])
+        for which in (calibrated, moved)
+    ]
+    assert np.abs(results[0].astype(int) - results[1]).max() <= 1

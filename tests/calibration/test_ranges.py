@@ -1,0 +1,69 @@
+"""Histograms that grow, and the ranges that calibrators read from them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sdps.calibration.ranges import CALIBRATORS, Histogram
+from sdps.core.errors import ExportError, UsageError
+
+
+def seen(*batches: np.ndarray) -> Histogram:
+    histogram = Histogram()
+    for batch in batches:
+        histogram.add(batch.astype(np.float32), "x")
+    return histogram
+
+
+def test_growing_loses_no_value_and_keeps_their_places() -> None:
+    small, large = np.full(1000, 0.3), np.full(50, -77.0)
+    histogram = seen(small, large)
+    assert histogram.largest == 77
+    assert histogram.top == 128
+    assert histogram.counts.sum() == 1050
+    assert histogram.counts[int(77 / 128 * 4096)] == 50
+    # What was counted finely before the range grew lies in the first bins now.
+    assert histogram.counts[int(0.3 / 128 * 4096)] == 1000
+
+
+def test_only_some_values_of_a_large_tensor_are_counted_but_its_maximum_always() -> None:
+    values = np.zeros(1_000_000, np.float32)
+    values[-1] = 5
+    histogram = seen(values)
+    assert histogram.largest == 5
+    assert histogram.counts.sum() <= 1 << 18
+
+
+def test_calibrators_on_a_normal_distribution_with_an_outlier() -> None:
+    rng = np.random.default_rng(0)
+    histogram = seen(np.append(rng.normal(0, 1, 200_000), 40.0))
+    limits = {name: histogram.limit(name) for name in CALIBRATORS if name != "best"}
+    assert limits["minmax"] == 40
+    # The 99.99th percentile of |N(0,1)| is 3.89.
+    assert limits["percentile"] == pytest.approx(3.89, abs=0.25)
+    assert limits["mse"] < 15
+    assert limits["entropy"] < 40
+    assert histogram.error(limits["mse"]) < histogram.error(40.0) / 2
+
+
+def test_mse_is_the_best_of_its_candidates_by_brute_force() -> None:
+    values = np.abs(np.random.default_rng(1).laplace(0, 1, 100_000)).astype(np.float32)
+    histogram = seen(values)
+
+    def true_error(limit: float) -> float:
+        step = limit / 127
+        return float(((values - np.clip(np.round(values / step), 0, 127) * step) ** 2).mean())
+
+    chosen = histogram.limit("mse")
+    candidates = histogram.largest * np.linspace(0.2, 1.0, 81)
+    assert true_error(chosen) <= 1.05 * min(true_error(c) for c in candidates)
+    assert histogram.error(chosen) == pytest.approx(true_error(chosen), rel=0.1)
+
+
+def test_nan_is_named_and_zeros_are_harmless() -> None:
+    with pytest.raises(ExportError, match="conv7 holds NaN"):
+        Histogram().add(np.array([1.0, np.nan], np.float32), "conv7")
+    assert seen(np.zeros(10)).limit("minmax") == 1.0
+    with pytest.raises(UsageError, match="no calibrator"):
+        seen(np.ones(3)).limit("guess")

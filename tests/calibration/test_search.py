@@ -1,0 +1,133 @@
+"""Drift figures by hand, sensitivities that resume, and a search that keeps its word."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from sdps.calibration.budget import Search
+from sdps.calibration.drift import Drift, DriftBudget, Pair, Verifier
+from sdps.calibration.recipe import Calibrated
+from sdps.calibration.report import Int8Report, pareto
+from sdps.calibration.sensitivity import Sensitivity, measure_layers
+from sdps.core.errors import UsageError
+from sdps.core.frame import Image
+
+WIDE = DriftBudget(psnr_db=10, shift=50)
+
+
+def brightened(model: onnx.ModelProto, levels: float) -> onnx.ModelProto:
+    """The graph with a constant added to its result, before rounding."""
+    changed = onnx.ModelProto()
+    changed.CopyFrom(model)
+    node = next(n for n in changed.graph.node if n.op_type == "Round")
+    extra = onnx.numpy_helper.from_array(np.array(levels, np.float32), "levels")
+    changed.graph.initializer.append(extra)
+    index = list(changed.graph.node).index(node)
+    add = onnx.helper.make_node("Add", [node.input[0], "levels"], ["brighter"])
+    node.input[0] = "brighter"
+    changed.graph.node.insert(index, add)
+    return changed
+
+
+def test_drift_is_what_it_says(model: onnx.ModelProto, scenes: list[Image]) -> None:
+    plain = Verifier(model, [Pair(scenes[0], None, "a")])
+    truth = Verifier(model, [Pair(scenes[0], plain.results[0], "a"), Pair(scenes[1], scenes[1], "b")])
+    same = truth.measure(model)
+    assert same.worst_loss == 0
+    assert (same.tile_db, same.worst_shift, same.noise) == (0, 0, 0)
+    shifted = truth.measure(brightened(model, 3))
+    # Values at 255 cannot rise.
+    assert shifted.shift["a"][0] == pytest.approx(3, abs=0.3)
+    assert shifted.noise == pytest.approx(9, abs=1)
+    assert shifted.psnr_db == pytest.approx(10 * np.log10(255**2 / 9), abs=0.5)
+    # Against what the graph itself made: exact before (capped at 45 dB in a tile), 38.6 dB after.
+    assert shifted.tile_db == pytest.approx(45 - 38.6, abs=0.5)
+
+
+def test_budget_used() -> None:
+    budget = DriftBudget(loss_db=0.1, tile_db=0.5, shift=0.25, psnr_db=40)
+    drift = Drift({"heavy": 0.05, "light": 0.08}, 0.2, {"heavy": (0.0, -0.3, 0.1)}, 44.0)
+    assert budget.excess(drift) == pytest.approx(1.2)  # the shift
+    assert "loss 0.080 of 0.1 dB" in budget.explain(drift)
+    without = Drift({}, 0.0, {"a": (0.0, 0.0, 0.0)}, 34.0)
+    assert budget.excess(without) == pytest.approx(1.995, abs=0.01)  # 6 dB are twice the error
+    assert "34.0 dB" in budget.explain(without)
+    with pytest.raises(UsageError, match="positive"):
+        DriftBudget(loss_db=0)
+
+
+def test_sensitivities_resume_where_they_were_killed(
+    calibrated: Calibrated, verifier: Verifier, tmp_path: Path
+) -> None:
+    file = tmp_path / "layers.jsonl"
+    names = [layer.name for layer in calibrated.layers]
+    known = [Sensitivity(name, 7, 123.0, 4.0) for name in names[:-2]]
+    lines = [json.dumps(asdict(entry)) for entry in known]
+    file.write_text("\n".join(lines) + '\n{"name": "' + names[-2])  # killed in the middle of a line
+    seen: list[int] = []
+    results = measure_layers(calibrated, verifier, WIDE, file, lambda _, done, __: seen.append(done))
+    assert [r.name for r in results] == names
+    assert [r.noise for r in results[:-2]] == [123.0] * len(known)
+    assert all(0 < r.noise < 123 for r in results[-2:])
+    assert seen[-1] == len(names)
+    assert len(file.read_text().splitlines()) == len(names)
+    assert measure_layers(calibrated, verifier, WIDE, file) == results
+
+
+def search(calibrated: Calibrated, verifier: Verifier, budget: DriftBudget) -> Search:
+    return Search(calibrated, verifier, budget, sum(layer.macs for layer in calibrated.layers))
+
+
+def ranked(calibrated: Calibrated) -> list[Sensitivity]:
+    """Plausible sensitivities without a pass: the first layers cost most."""
+    return [Sensitivity(x.name, x.macs, 1.0 / (i + 1), 0.1) for i, x in enumerate(calibrated.layers)]
+
+
+def test_a_wide_budget_keeps_nothing(calibrated: Calibrated, verifier: Verifier) -> None:
+    found = search(calibrated, verifier, WIDE)
+    chosen = found.run([])
+    assert chosen.kept == frozenset()
+    assert chosen.share == 1
+    assert len(found.points) == 1
+
+
+def test_between_the_extremes_the_choice_is_measured_and_minimal(
+    calibrated: Calibrated, verifier: Verifier, tmp_path: Path
+) -> None:
+    whole = verifier.measure(calibrated.graph([layer.name for layer in calibrated.layers]))
+    budget = DriftBudget(psnr_db=whole.psnr_db + 6, shift=5)
+    found = search(calibrated, verifier, budget)
+    chosen = found.run(ranked(calibrated))
+    assert 0 < len(chosen.kept) < len(calibrated.layers)
+    again = verifier.measure(
+        calibrated.graph([x.name for x in calibrated.layers if x.name not in chosen.kept])
+    )
+    assert budget.excess(again) == pytest.approx(chosen.used)
+    assert chosen.used <= 0.8
+    # No measured choice that keeps the budget has more in INT8.
+    assert chosen.share == max(p.share for p in found.points if p.used <= 0.8)
+    front = pareto(found.points)
+    assert chosen in front
+    assert [p.used for p in front] == sorted(p.used for p in front)
+
+    weights = {layer.name: layer.weight for layer in calibrated.layers}
+    report = Int8Report("tiny", budget, found.points, chosen, ranked(calibrated), weights, {}, {})
+    paths = report.write(tmp_path)
+    assert {path.name for path in paths} == {"report.json", "report.md", "pareto.png"}
+    stored = json.loads(paths[0].read_text())
+    assert len(stored["kept"]) == len(chosen.kept)
+    assert stored["chosen"]["int8_macs_share"] == pytest.approx(chosen.share, abs=1e-4)
+    assert all(row["layer"] in paths[1].read_text() for row in stored["kept"])
+    assert paths[2].read_bytes()[:4] == b"\x89PNG"
+
+
+def test_an_impossible_budget_leaves_nothing_in_int8(calibrated: Calibrated, verifier: Verifier) -> None:
+    chosen = search(calibrated, verifier, DriftBudget(psnr_db=99, shift=1e-6)).run(ranked(calibrated))
+    assert len(chosen.kept) == len(calibrated.layers)
+    assert chosen.share == 0
