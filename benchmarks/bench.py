@@ -172,6 +172,14 @@ def _doubts(field: Sequence[Contender], manifest: GraphManifest) -> list[str]:
     """What about these contenders limits what their figures say."""
     strangers = sorted({c.graph for c in field if c.manifest.weights_sha256 != manifest.weights_sha256})
     notes = [f"{name} was exported from other weights than {manifest.name}'s." for name in strangers]
+    others = {
+        c.graph: c.manifest.architecture for c in field if c.manifest.architecture != manifest.architecture
+    }
+    notes += [
+        f"{graph} is another network, {name}: its picture differs because it is meant to. Give --pictures "
+        "and --truth to compare what the two restore."
+        for graph, name in sorted(others.items())
+    ]
     if any(c.manifest.precision == "fp16" and c.backend.name.endswith(CPU) for c in field):
         notes.append(
             "FP16 graphs are computed in FP32 on a CPU: neither their speed nor their drift here is a GPU's "

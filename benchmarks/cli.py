@@ -20,7 +20,11 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 @failing_clearly
 def bench(
     weights: Annotated[
-        str, typer.Argument(metavar="WEIGHTS|NAME", help="Checkpoint (.pth, .safetensors) or bundled name.")
+        str,
+        typer.Argument(
+            metavar="WEIGHTS|NAME",
+            help="Checkpoint (.pth, .safetensors), or a name: sdps-nano, rain100h, ...",
+        ),
     ] = "sdps-nano",
     graph: Annotated[
         list[str] | None,
@@ -92,9 +96,10 @@ def bench(
     from sdps.benchmarks.report import claim, show, write
     from sdps.benchmarks.tables import verdicts
     from sdps.core.spec import Size
+    from sdps.model.zoo import find_weights
 
     plan = Plan(
-        weights=weights,
+        weights=str(find_weights(weights)),  # here, where a download can show its progress
         graphs=tuple(graph or ()),
         providers=tuple(provider or ()),
         size=Size.parse(size) if size else None,

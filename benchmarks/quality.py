@@ -1,12 +1,11 @@
 """Whether a graph restores the picture that PyTorch FP32 restores, and how good that picture is.
 
-PSNR and SSIM on RGB, data range 255; SSIM with a 7x7 uniform window, as in the paper's evaluation
-(NETWORK.md). Papers on deraining often print them on luma instead, which reads higher.
+PSNR and SSIM on RGB (`core/metrics.py`). Papers on deraining often print them on luma instead, which
+reads higher: `sdps-eval` prints both.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from sdps.benchmarks.measurement import Drift, PictureDrift, Truth
-from sdps.core.console import need
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
+from sdps.core.metrics import psnr, ssim
 from sdps.core.spec import Size
 from sdps.runtime.picture_source import decode_picture
 from sdps.runtime.sources import PICTURES
@@ -112,19 +111,6 @@ def cut(image: Image, size: Size) -> Image:
     image = np.pad(image, [(0, missing[0]), (0, missing[1]), (0, 0)], "symmetric")
     top, left = (image.shape[0] - size.height) // 2, (image.shape[1] - size.width) // 2
     return np.ascontiguousarray(image[top : top + size.height, left : left + size.width])
-
-
-def psnr(truth: Image, image: Image) -> float:
-    """PSNR in dB of two (H, W, 3) uint8 pictures; infinite for equal ones."""
-    if np.array_equal(truth, image):
-        return math.inf
-    return float(need("skimage.metrics").peak_signal_noise_ratio(truth, image, data_range=255))
-
-
-def ssim(truth: Image, image: Image) -> float:
-    """SSIM of two (H, W, 3) uint8 pictures: mean over channels, 7x7 uniform window."""
-    metrics = need("skimage.metrics")
-    return float(metrics.structural_similarity(truth, image, win_size=7, data_range=255, channel_axis=2))
 
 
 def picture_drift(name: str, reference: Image, image: Image) -> PictureDrift:
