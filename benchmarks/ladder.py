@@ -7,7 +7,7 @@ invented one. How the rungs below the last are built is our reading (`model/abla
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,9 +46,13 @@ class Rung:
     macs: int
 
 
-def rungs() -> Iterator[Rung]:
-    """The ladder, the numbers of stages, and the bundled networks, in this order."""
-    for name in (*LADDER, *STAGES, *BUNDLED):
+NAMES = (*LADDER, *STAGES, *BUNDLED)
+"""The ladder, the numbers of stages, and the bundled networks."""
+
+
+def rungs(names: Sequence[str] = NAMES) -> Iterator[Rung]:
+    """The costs of some presets, in the order given; about a second each."""
+    for name in names:
         yield _count(name, ADDS.get(name) or _shape(NETWORKS[name]), NETWORKS[name])
 
 

@@ -41,7 +41,8 @@ def ask(names: list[str], seconds: float = SECONDS) -> dict[str, Answer]:
             answers[left[0]] = {"name": left[0], "error": how}
             left = left[1:]
     if len(names) > 1:
-        for name in [name for name, answer in answers.items() if "error" in answer]:
+        failed = {name: answer["error"] for name, answer in answers.items() if "error" in answer}
+        for name in [name for name, error in failed.items() if not error.startswith("hangs")]:
             answers |= ask([name], seconds)
     return answers
 

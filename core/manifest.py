@@ -25,13 +25,13 @@ class GraphManifest:
         weights_sha256: SHA-256 of the checkpoint file that it was exported from.
         architecture: e.g. 'SDPSFNet'.
         config: Hyperparameters (tau, widths, ...).
-        precision: 'fp32', 'fp16' or 'int8'.
+        precision: 'fp32', 'fp16', 'bf16' or 'int8'.
         size: 'HxW' of a fixed graph, 'dynamic' of one that takes any multiple of `stride`.
         mean, std: Normalisation inside the graph, of RGB in [0, 1].
         stride: What divides the heights and widths that a dynamic graph takes.
         macs: Multiply-accumulates of convolutions and matrix products at 256x256.
         sdps_version: Version of the tool that wrote it.
-        drift: Measured against PyTorch FP32 at export: psnr_db, max_levels, mean_levels, picture.
+        drift: Measured against PyTorch FP32 at export: psnr_db, max_levels, mean_levels, picture, peak.
         rewrites: Exact rewrites that the graph went through, by name, and in how many places.
         exit: Which of the network's supervised images it gives, from 0; -1 is the result.
         int8: Of an INT8 graph: its calibration set, drift, and which layers are not INT8.

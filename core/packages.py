@@ -17,6 +17,11 @@ OPENCV_BUILDS = (
     "opencv-contrib-python",
     "opencv-contrib-python-headless",
 )
+CUDA_BINDINGS = ("cuda-bindings", "pycuda")
+TENSORRT_PARTS = (
+    "tensorrt",
+    *(f"tensorrt-{cuda}{part}" for cuda in ("cu12", "cu13") for part in ("", "-bindings", "-libs")),
+)
 MODULES = {
     "opencv-python-headless": "cv2",
     "onnxruntime-gpu": "onnxruntime",
@@ -75,6 +80,14 @@ def requirements(extra: str) -> list[Requirement]:
     if not found:
         raise LookupError(f"the installed sdps knows no extra '{extra}'")
     return found
+
+
+def lacking(extra: str) -> str:
+    """Everything that an extra lacks, in one line; '' if it is complete."""
+    try:
+        return "; ".join(lack for part in requirements(extra) if (lack := part.lack()))
+    except LookupError as error:
+        return str(error)
 
 
 def version_of(package: str) -> str:

@@ -52,6 +52,8 @@ class EngineSidecar:
         stripped: The weights are not in it; it must be refitted before it runs.
         network: What the builder was given: one row for each kind of layer and precision (keys
             type, precision, count, weight_bytes, macs).
+        drift: Measured on the building machine's GPU against the graph (keys as in
+            `GraphManifest.drift`); empty where there was none to run it on.
     """
 
     graph_sha256: str
@@ -75,6 +77,7 @@ class EngineSidecar:
     structure_sha256: str = ""
     stripped: bool = False
     network: list[dict[str, Any]] = field(default_factory=list)
+    drift: dict[str, Any] = field(default_factory=dict)
 
     def profile_for(self, size: Size) -> int | None:
         """Index of the first optimisation profile that takes pictures of `size`; None if none does."""

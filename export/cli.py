@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sdps.export.job import Exported, ExportJob
     from sdps.export.parity import Bounds
 
-PRECISIONS = ("fp32", "fp16", "int8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ENGINES = ("auto", "rtx", "tensorrt", "none")
 DEFAULT_SIZE = "256x256"
 GRAPH_PANEL = "Rewrites and exits"
@@ -49,6 +49,9 @@ def export(
         typer.Option(metavar="|".join(PRECISIONS), help="Number format inside the graph. (default: fp32)"),
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="Short for --precision bf16: for GPUs; CPUs do not run it.")
+    ] = False,
     int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")] = False,
     size: Annotated[
         str | None,
@@ -324,7 +327,7 @@ def export(
         typer.Option(
             min=0.0,
             metavar="DB",
-            help="Least PSNR against PyTorch. (default: 60 for fp32, 45 for fp16, 35 for int8)",
+            help="Least PSNR against PyTorch. (default: 60 for fp32, 45 for fp16, 35 for bf16, 35 for int8)",
         ),
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths that were written.")] = False,
@@ -346,7 +349,7 @@ def export(
         raise UsageError("There is nothing to export.", "Give a checkpoint or a bundled name: sdps-nano.")
     if required or as_json:
         raise UsageError("--require and --json go with --inspect.")
-    chosen = _precision(precision, fp16, int8)
+    chosen = _precision(precision, fp16=fp16, bf16=bf16, int8=int8)
     calibration = {
         "calib": calib,
         "loss_db": max_drift,
@@ -443,6 +446,8 @@ def export(
             timing_cache=timing_cache,
             rebuild=rebuild,
             stripped=refit,
+            picture=job.picture,
+            bounds=bounds,
         )
         with _progress(quiet) as (bar, task):
             make_engine(graph, plan, bar, task, partial(_say, quiet))
@@ -454,10 +459,9 @@ def main() -> None:
     app()
 
 
-def _precision(precision: str | None, fp16: bool, int8: bool) -> str:
-    asked = {
-        p for p, wanted in ((precision, precision is not None), ("fp16", fp16), ("int8", int8)) if wanted
-    }
+def _precision(precision: str | None, **short: bool) -> str:
+    """The one precision that --precision and its short forms ask for."""
+    asked = {name for name, wanted in short.items() if wanted} | ({precision} if precision else set())
     if len(asked) > 1:
         raise UsageError(
             f"{' and '.join(sorted(map(str, asked)))} do not go together.", "Ask for one precision."
@@ -548,8 +552,10 @@ def _show(exported: Exported, bounds: Bounds) -> None:
         verdict = "[green]pass[/]" if drift.within(bounds) else "[red]FAIL[/]"
         table.add_row(drift.label, str(drift.max_levels), f"{drift.mean_levels:.4f}", drift.psnr, verdict)
     console.print(table)
-    if exported.manifest.precision == "fp16":
-        console.print(str(precision_report(exported.model)), highlight=False, soft_wrap=True)
+    if exported.manifest.precision in ("fp16", "bf16"):
+        peak = max(drift.peak or 0.0 for drift in exported.drifts)
+        said = f"{precision_report(exported.model)} Largest value in a 16-bit tensor: {peak:.4g}."
+        console.print(said, highlight=False, soft_wrap=True)
 
 
 def _explain(plain: ModelProto, size: Size | None) -> None:

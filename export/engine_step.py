@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import onnx
 import typer
 from rich.progress import Progress, TaskID
 
 from sdps.core.cache import cache_folder
-from sdps.core.sidecar import EngineSidecar
+from sdps.core.errors import EngineError, ParityError
+from sdps.core.gpu import first_gpu
+from sdps.core.sidecar import EngineSidecar, sidecar_path, write_sidecar
 from sdps.core.spec import ShapeRange
+from sdps.export.device_check import device_drift, require_on_device, size_to_run
 from sdps.export.engine import EngineOptions, ensure_engine
+from sdps.export.parity import Bounds
 from sdps.export.refit import refit_engine
 
 
@@ -27,6 +32,8 @@ class EnginePlan:
         timing_cache: Its folder; None for the user's cache folder.
         rebuild: Build even if a valid engine is there.
         stripped: Fill this engine with the graph's weights instead of building.
+        picture, bounds: What the engine is run on afterwards where there is a GPU, and how far
+            from the graph it may be; None leaves that out.
     """
 
     flavour: str
@@ -35,6 +42,8 @@ class EnginePlan:
     timing_cache: Path | None = None
     rebuild: bool = False
     stripped: Path | None = None
+    picture: Path | None = None
+    bounds: Bounds | None = None
 
 
 def make_engine(
@@ -69,14 +78,43 @@ def make_engine(
             ensured.sidecar,
             "re-used" if ensured.reused else f"built in {ensured.sidecar.seconds:.0f} s",
         )
+    if first_gpu() is not None and not sidecar.drift and not sidecar.stripped:
+        bar.update(task, description="Running the engine", total=None)
+        sidecar = _run_once(graph, target, plan, sidecar, say)
     typer.echo(str(target))
     say(f"{_describe(sidecar)}, {made}")
 
 
+def _run_once(
+    graph: Path, target: Path, plan: EnginePlan, sidecar: EngineSidecar, say: Callable[[str], None]
+) -> EngineSidecar:
+    """Runs the engine and writes its drift into the sidecar.
+
+    One that makes another picture loses its sidecar, so that nothing runs it. One that does not run
+    may lack no more than a CUDA binding here: that is said.
+    """
+    if plan.picture is None or plan.bounds is None:
+        return sidecar
+    size = size_to_run(plan.shapes[0])
+    try:
+        drift = device_drift(target, onnx.load(graph), plan.picture, size)
+        require_on_device(drift, plan.bounds)
+    except EngineError as error:
+        say(str(error))
+        return sidecar
+    except ParityError:
+        sidecar_path(target).unlink(missing_ok=True)
+        raise
+    sidecar = replace(sidecar, drift=drift.to_manifest())
+    write_sidecar(target, sidecar)
+    return sidecar
+
+
 def _describe(sidecar: EngineSidecar) -> str:
     parts = [low if low == high else f"{low} to {high}" for low, _, high in sidecar.profiles]
+    ran = f", {sidecar.drift['psnr_db']} dB from the graph on this GPU" if sidecar.drift else ""
     warned = f", {len(sidecar.warnings)} warnings (in the log)" if sidecar.warnings else ""
     return (
         f"{sidecar.flavour} {sidecar.flavour_version}, {' and '.join(parts)}, "
-        f"{sidecar.engine_bytes / 1e6:.1f} MB, {sidecar.gpu}{warned}"
+        f"{sidecar.engine_bytes / 1e6:.1f} MB, {sidecar.gpu}{ran}{warned}"
     )

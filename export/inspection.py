@@ -8,7 +8,6 @@ Nothing is deserialised that its sidecar does not vouch for.
 from __future__ import annotations
 
 import hashlib
-import importlib
 import importlib.util
 import json
 import re
@@ -22,6 +21,8 @@ from sdps.core.errors import EngineError, ExportError, ModelError, UsageError
 from sdps.core.gpu import first_gpu
 from sdps.core.sidecar import EngineSidecar, read_engine, sidecar_path
 from sdps.export.build_watch import make_logger
+from sdps.export.engine import load_flavour
+from sdps.export.engine_options import NAMES
 from sdps.export.layers import Layer, Share, activation_ranges, graph_layers, shares, summarise
 
 GRAPH, ENGINE = "graph", "engine"
@@ -188,10 +189,12 @@ def _engine(path: Path) -> Inspection:
 
 def _inspected(data: bytes, sidecar: EngineSidecar) -> list[Layer]:
     """The layers that the engine itself tells of; none where it cannot be loaded."""
+    if sidecar.flavour not in NAMES:  # never import what a file names
+        raise EngineError(f"An engine of {sidecar.flavour!r} is nothing that sdps knows.")
     gpu = first_gpu()
     if gpu is None or sidecar.misfit(gpu) or importlib.util.find_spec(sidecar.flavour) is None:
         return []
-    trt: Any = importlib.import_module(sidecar.flavour)
+    trt = load_flavour(sidecar.flavour)
     if trt.__version__ != sidecar.flavour_version:
         return []
     logger = make_logger(trt)

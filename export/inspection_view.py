@@ -18,7 +18,8 @@ SHOWN_KEYS = (
     "sdps_version",
 )
 SIDECAR_KEYS = (
-    "flavour", "flavour_version", "gpu", "compute_capability", "cuda_driver", "options", "stripped", "seconds"
+    "flavour", "flavour_version", "gpu", "compute_capability", "cuda_driver", "options",
+    "drift", "stripped", "seconds"
 )  # fmt: skip
 
 

@@ -29,7 +29,7 @@ from sdps.core.manifest import GraphManifest
 from sdps.export.graph_macs import macs_by_node
 from sdps.export.onnx_export import describe, export_graph
 from sdps.export.precision import fp32_islands, to_fp16
-from sdps.export.rehearsal import rehearse_fp16
+from sdps.export.rehearsal import rehearse
 
 REST = ("fp16", "fp32")
 RANKED_ON = 6
@@ -123,7 +123,7 @@ def quantise_network(
     convert = _to_rest(job.rest)
     # What no INT8 is to blame for; where it is FP16's own, a search would be in vain.
     if job.rest == "fp16":
-        floor = verifier.measure(rehearse_fp16(to_fp16(model)))
+        floor = verifier.measure(rehearse(to_fp16(model)))
         if job.budget.excess(floor) > 1:
             raise ExportError(
                 f"FP16 alone misses the drift budget: {job.budget.explain(floor)}; no file was written.",
@@ -143,7 +143,7 @@ def quantise_network(
     if job.rest == "fp16":
         # The search ran with FP32 around INT8; what is delivered has to hold as well.
         names = [layer.name for layer in layers if layer.name not in point.kept]
-        drift = verifier.measure(rehearse_fp16(to_fp16(infer_types(calibrated.graph(names)))))
+        drift = verifier.measure(rehearse(to_fp16(infer_types(calibrated.graph(names)))))
         point = replace(point, drift=drift, used=job.budget.excess(drift))
         search.points.append(point)
     if point.used > 1 or not len(point.kept) < len(layers):

@@ -37,7 +37,7 @@ class ExportJob:
     Attributes:
         weights: The checkpoint file.
         name: The model's name; files and manifest carry it.
-        precision: 'fp32', 'fp16' or 'int8'.
+        precision: 'fp32', 'fp16', 'bf16' or 'int8'.
         size: The graph's size, or None for a dynamic graph.
         picture: The photograph that the graph is checked on.
         arch: Which network it is, if not SD-PSFNet.

@@ -7,6 +7,7 @@ graph's tensors say (the newer NVIDIA builders know nothing else), opset 18, no 
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Callable, Collection, Iterator
@@ -22,12 +23,12 @@ from torch import nn
 from sdps.core.errors import ExportError
 from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
 from sdps.core.spec import Size
-from sdps.export.precision import to_fp16
+from sdps.export.precision import to_bf16, to_fp16
 from sdps.export.rewrite import REWRITES, rewrite
 from sdps.model.deploy import DeployNet, space_of
 
 OPSET = 18
-PRECISIONS = ("fp32", "fp16")
+PRECISIONS = ("fp32", "fp16", "bf16")
 TRACE_SIZE = Size(64, 96)
 """Size that a dynamic graph is traced at; unequal sides keep height and width apart."""
 
@@ -84,10 +85,12 @@ def export_graph(
             applied = rewrite(program.model, rewrites)
         model = program.model_proto
     except Exception as error:
-        raise ExportError(f"The network could not be traced to ONNX: {_first_line(error)}") from error
+        raise ExportError(f"The network could not be traced to ONNX: {_cause(error)}") from error
     _forget_python(model)
     if manifest.precision == "fp16":
         model = to_fp16(model)
+    elif manifest.precision == "bf16":
+        model = to_bf16(model)
     describe(model, replace(manifest, rewrites=applied))
     try:
         onnx.checker.check_model(model, full_check=True)
@@ -141,7 +144,15 @@ def _forget_python(model: onnx.ModelProto) -> None:
     del model.functions[:]
 
 
-def _first_line(error: Exception) -> str:
+def _cause(error: Exception) -> str:
+    """What stopped the tracer, which wraps it in advice to its developers."""
+    root: BaseException = error
+    while root.__cause__ is not None:
+        root = root.__cause__
+    return f"{type(root).__name__}: {_first_line(root)}"
+
+
+def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
@@ -153,7 +164,8 @@ def _quiet() -> Iterator[None]:
     try:
         for logger in loggers:
             logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings():
+        # On a failure it prints the whole network to standard error.
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:

@@ -1,7 +1,8 @@
 """Does the exported graph restore the picture that PyTorch restores?
 
 PyTorch FP32 and ONNX Runtime see the same picture; names, types and axes are checked first, then
-values. An FP16 graph is run twice, the second time as its rehearsal (`rehearsal.py`).
+values. An FP16 graph is run twice, the second time as its rehearsal (`rehearsal.py`), which also tells
+how near its activations come to overflow; a BF16 graph is rehearsed only.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from sdps.core.errors import ExportError, ParityError, UsageError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT
 from sdps.core.spec import STRIDE, Size
-from sdps.export.precision import HALF
-from sdps.export.rehearsal import rehearse_fp16
+from sdps.export.precision import BFLOAT, HALF, HALF_MAX, narrow_type
+from sdps.export.rehearsal import PEAK, rehearse
 from sdps.model.deploy import DeployNet, space_of
 
 DYNAMIC_SIDE = 384
@@ -45,7 +46,7 @@ class Bounds:
     @classmethod
     def of(cls, precision: str, min_psnr_db: float | None = None) -> Bounds:
         """The bounds of a precision, with another PSNR if given."""
-        bounds = {"fp32": cls(60.0, 2), "fp16": cls(45.0), "int8": cls(35.0)}[precision]
+        bounds = {"fp32": cls(60.0, 2), "fp16": cls(45.0), "bf16": cls(35.0), "int8": cls(35.0)}[precision]
         return bounds if min_psnr_db is None else replace(bounds, min_psnr_db=min_psnr_db)
 
     def __str__(self) -> str:
@@ -61,12 +62,14 @@ class Drift:
         label: What was compared, e.g. 'rainy.jpg 256x256'.
         psnr_db: PSNR between them in dB, infinite where they are equal.
         max_levels, mean_levels: Absolute difference in 8-bit levels.
+        peak: Largest absolute value that any 16-bit tensor had to hold, where that was watched.
     """
 
     label: str
     psnr_db: float
     max_levels: int
     mean_levels: float
+    peak: float | None = None
 
     @property
     def psnr(self) -> str:
@@ -81,12 +84,13 @@ class Drift:
     def to_manifest(self) -> dict[str, Any]:
         """For `GraphManifest.drift`. JSON knows no infinity, so equal outputs read 'exact'."""
         psnr = "exact" if math.isinf(self.psnr_db) else round(self.psnr_db, 2)
-        return {
+        values = {
             "psnr_db": psnr,
             "max_levels": self.max_levels,
             "mean_levels": round(self.mean_levels, 5),
             "picture": self.label,
         }
+        return values if self.peak is None else {**values, "peak": round(self.peak, 2)}
 
 
 def drift_between(label: str, reference: Image, other: Image) -> Drift:
@@ -146,7 +150,7 @@ def check_interface(session: Any, fixed: Size | None) -> None:
         ("input", INPUT, session.get_inputs()),
         ("output", OUTPUT, session.get_outputs()),
     ):
-        said = [(value.name, value.type, value.shape) for value in found]
+        said = [(value.name, value.type, value.shape) for value in found if value.name != PEAK]
         as_expected = len(said) == 1 and said[0][:2] == (name, "tensor(uint8)") and len(said[0][2]) == 4
         if as_expected and fixed:
             as_expected = said[0][2] == [1, fixed.height, fixed.width, 3]
@@ -178,20 +182,39 @@ def measure_drift(
     """
     pictures = [fit(image, size) for size in sizes_to_check(image, fixed, space_of(network).stride)]
     runs = {"": model}
-    if any(weight.data_type == HALF for weight in model.graph.initializer):
-        runs[" (FP16 rounding)"] = rehearse_fp16(model)
-    sessions = {how: _session(graph) for how, graph in runs.items()}
-    check_interface(sessions[""], fixed)
+    narrow = narrow_type(model)
+    if narrow == BFLOAT:
+        runs = {
+            " (BF16 rounding)": rehearse(model)
+        }  # ONNX Runtime's CPU provider cannot run the graph itself
+    elif narrow is not None:
+        runs[" (FP16 rounding)"] = rehearse(model)
+    sessions = {how: onnx_session(graph) for how, graph in runs.items()}
+    for session in sessions.values():
+        check_interface(session, fixed)
     deploy = DeployNet(network, fixed).eval()
     with torch.inference_mode():
         references = [deploy(torch.from_numpy(p)[None])[0].numpy() for p in pictures]
     drifts = []
     for how, session in sessions.items():
         for given, reference in zip(pictures, references, strict=True):
-            restored = session.run([OUTPUT], {INPUT: given[None]})[0][0]
+            result = dict(
+                zip(
+                    [o.name for o in session.get_outputs()],
+                    session.run(None, {INPUT: given[None]}),
+                    strict=True,
+                )
+            )
+            restored = result[OUTPUT][0]
+            peak = float(result[PEAK]) if PEAK in result else None
             label = f"{name} {given.shape[0]}x{given.shape[1]}{how}"
             _check_not_flat(label, reference, restored)
-            drifts.append(drift_between(label, reference, restored))
+            if peak is not None and narrow == HALF and not peak <= HALF_MAX:  # NaN is not, either
+                raise ParityError(
+                    f"A value of {peak:.6g} overflows FP16 (at most {HALF_MAX:.0f}) on {label}.",
+                    "Export with --precision fp32, or bf16 for a GPU that has it.",
+                )
+            drifts.append(replace(drift_between(label, reference, restored), peak=peak))
     return drifts
 
 
@@ -225,7 +248,8 @@ def _check_not_flat(label: str, reference: Image, restored: Image) -> None:
         )
 
 
-def _session(model: onnx.ModelProto) -> Any:
+def onnx_session(model: onnx.ModelProto) -> Any:
+    """ONNX Runtime on the CPU, for a run or two."""
     ort = need("onnxruntime", "export")
     options = ort.SessionOptions()
     options.enable_cpu_mem_arena = False  # run once or twice: the arena would only hold memory

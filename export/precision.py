@@ -1,4 +1,4 @@
-"""FP16 graphs: which tensors become half precision, and which stay.
+"""FP16 and BF16 graphs: which tensors become half precision, and which stay.
 
 The newer NVIDIA builders take precision from the graph's tensors and from nothing else, so half
 precision is written into the graph: everything is FP16 but three islands, which a rule on the
@@ -25,6 +25,13 @@ from sdps.core.errors import ExportError
 from sdps.export.graph_macs import macs_by_node
 
 FLOAT, HALF, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8
+BFLOAT = TensorProto.BFLOAT16
+NARROW: dict[int, str] = {HALF: "float16", BFLOAT: "bfloat16"}
+"""The 16-bit types that a graph may be converted to, as ONNX's schemas call them. BF16 has FP32's range
+and 8 bits of precision instead of 11; FP16 overflows past 65504."""
+NAMES: dict[int, str] = {FLOAT: "fp32", HALF: "fp16", BFLOAT: "bf16"}
+BFLOAT_OPSET = 22
+"""The first in which convolutions may be BF16."""
 HALF_MAX = 65504.0
 """The largest finite number in IEEE half precision."""
 HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -38,6 +45,7 @@ class PrecisionReport:
     """How a graph's floating-point work is spread over the two types.
 
     Attributes:
+        narrow: 'FP16' or 'BF16', whichever the graph has; the counts named fp16 are of it.
         convs_fp16, convs_fp32: Convolutions and matrix products.
         nodes_fp16, nodes_fp32: All nodes with floating-point results, casts left out.
         casts: Casts between the two types, i.e. the islands' borders.
@@ -50,10 +58,12 @@ class PrecisionReport:
     nodes_fp32: int
     casts: int
     macs_share_fp16: float
+    narrow: str = "FP16"
 
     def __str__(self) -> str:
         return (
-            f"FP16: {self.convs_fp16} convolutions, {self.macs_share_fp16:.1%} of the multiply-accumulates. "
+            f"{self.narrow}: {self.convs_fp16} convolutions, "
+            f"{self.macs_share_fp16:.1%} of the multiply-accumulates. "
             f"FP32: {self.convs_fp32} small ones, {self.nodes_fp32} nodes in all. {self.casts} casts between."
         )
 
@@ -62,21 +72,28 @@ def precision_report(model: ModelProto) -> PrecisionReport:
     """Counts nodes by the type of their first result; `model` needs its value_info."""
     types = tensor_types(model)
     macs = macs_by_node(model)
+    narrow = narrow_type(model) or HALF
     convs: Counter[int] = Counter()
     nodes: Counter[int] = Counter()
     work: Counter[int] = Counter()
     casts = 0
     for index, node in enumerate(model.graph.node):
         result = types.get(node.output[0], 0)
-        if node.op_type == "Cast" and {types.get(node.input[0]), result} == {FLOAT, HALF}:
+        if node.op_type == "Cast" and {types.get(node.input[0]), result} == {FLOAT, narrow}:
             casts += 1
             continue
         nodes[result] += 1
         if node.op_type in HEAVY:
             convs[result] += 1
             work[result] += macs[index]
-    share = work[HALF] / max(1, work.total())
-    return PrecisionReport(convs[HALF], convs[FLOAT], nodes[HALF], nodes[FLOAT], casts, share)
+    share = work[narrow] / max(1, work.total())
+    name = "BF16" if narrow == BFLOAT else "FP16"
+    return PrecisionReport(convs[narrow], convs[FLOAT], nodes[narrow], nodes[FLOAT], casts, share, name)
+
+
+def narrow_type(model: ModelProto) -> int | None:
+    """The 16-bit type that a graph's weights have, if any."""
+    return next((w.data_type for w in model.graph.initializer if w.data_type in NARROW), None)
 
 
 def to_fp16(model: ModelProto) -> ModelProto:
@@ -95,16 +112,41 @@ def to_fp16(model: ModelProto) -> ModelProto:
     Raises:
         ExportError: a weight is beyond FP16's range, or the graph is none of the above.
     """
-    _check_convertible(model)
     half = ModelProto()
     half.CopyFrom(model)
+    return _narrowed(half, HALF)
+
+
+def to_bf16(model: ModelProto) -> ModelProto:
+    """As `to_fp16`, with bfloat16: no overflow, and less precision. The graph moves to opset 22.
+
+    ONNX Runtime's CPU provider has no BF16 convolutions; TensorRT and its RTX variant take the graph.
+
+    Raises:
+        ExportError: as for `to_fp16`, or a node cannot be brought to opset 22.
+    """
+    try:
+        raised = onnx.version_converter.convert_version(model, BFLOAT_OPSET)
+    except Exception as error:  # the converter's own class is not public
+        reason = str(error).splitlines()[0]
+        raise ExportError(f"The graph cannot be brought to opset {BFLOAT_OPSET}: {reason}") from error
+    raised = onnx.shape_inference.infer_shapes(raised, data_prop=True)
+    return _narrowed(raised, BFLOAT)
+
+
+def _narrowed(half: ModelProto, narrow: int) -> ModelProto:
+    _check_convertible(half)
     types = tensor_types(half)
     stays = fp32_islands(half)
-    _Rewriter(half, types, stays).rewrite()
+    if narrow == BFLOAT:  # TensorRT-RTX 1.7 cannot build BF16 transposed convolutions
+        stays |= {index for index, node in enumerate(half.graph.node) if node.op_type == "ConvTranspose"}
+    _Rewriter(half, types, stays, narrow).rewrite()
     try:
         return onnx.shape_inference.infer_shapes(half, check_type=True, strict_mode=True, data_prop=True)
     except onnx.shape_inference.InferenceError as error:
-        raise ExportError(f"The FP16 graph is inconsistent: {str(error).splitlines()[0]}") from error
+        raise ExportError(
+            f"The {NARROW[narrow]} graph is inconsistent: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def fp32_islands(model: ModelProto) -> set[int]:
@@ -147,18 +189,18 @@ def fp32_islands(model: ModelProto) -> set[int]:
 class _Rewriter:
     """Moves one graph's nodes to their types, in place."""
 
-    def __init__(self, model: ModelProto, types: dict[str, int], stays: set[int]) -> None:
+    def __init__(self, model: ModelProto, types: dict[str, int], stays: set[int], narrow: int) -> None:
         self.graph = model.graph
         self.opset = next(entry.version for entry in model.opset_import if entry.domain == "")
         self.types = types  # by tensor name, kept up to date
-        self.stays = stays
+        self.stays, self.narrow = stays, narrow
         self.weights = {tensor.name: tensor for tensor in self.graph.initializer}
         self.renamed: dict[tuple[str, int], str] = {}  # (tensor, type) -> the tensor's copy in that type
         self.nodes: list[NodeProto] = []
 
     def rewrite(self) -> None:
         for index, node in enumerate(self.graph.node):
-            self._retype(node, FLOAT if index in self.stays else HALF)
+            self._retype(node, FLOAT if index in self.stays else self.narrow)
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         used = {name for node in self.nodes for name in node.input}
@@ -170,27 +212,27 @@ class _Rewriter:
                 value.type.tensor_type.elem_type = self.types[value.name]
 
     def _retype(self, node: NodeProto, wanted: int) -> None:
-        takes, gives = _half_slots(node, self.opset)
+        takes, gives = _narrow_slots(node, self.opset, self.narrow)
         for slot, name in enumerate(node.input):
-            if self.types.get(name) in (FLOAT, HALF) and node.op_type not in ANY_TYPE:
+            if self.types.get(name) in (FLOAT, self.narrow) and node.op_type not in ANY_TYPE:
                 node.input[slot] = self._as(name, wanted if takes[slot] else FLOAT)
         self.nodes.append(node)
-        if wanted != HALF:
+        if wanted != self.narrow:
             return
         for slot, name in enumerate(node.output):
             if self.types.get(name) == FLOAT and gives[slot]:
-                self.types[name] = HALF
+                self.types[name] = self.narrow
                 if node.op_type == "Cast":
-                    _set_target(node, HALF)
+                    _set_target(node, self.narrow)
 
     def _as(self, name: str, wanted: int) -> str:
         """The name of tensor `name` in type `wanted`: itself, or a copy made once."""
         if self.types[name] == wanted:
             return name
         if (name, wanted) not in self.renamed:
-            copy = f"{name}_{'fp16' if wanted == HALF else 'fp32'}"
+            copy = f"{name}_{NAMES[wanted]}"
             if name in self.weights:
-                self.weights[copy] = _half_weight(self.weights[name], copy)
+                self.weights[copy] = _narrow_weight(self.weights[name], copy, wanted)
             else:
                 self.nodes.append(
                     onnx.helper.make_node("Cast", [name], [copy], name=f"cast_{copy}", to=wanted)
@@ -200,21 +242,28 @@ class _Rewriter:
         return self.renamed[name, wanted]
 
 
-def _half_weight(tensor: TensorProto, name: str) -> TensorProto:
+def _narrow_weight(tensor: TensorProto, name: str, narrow: int) -> TensorProto:
     values = numpy_helper.to_array(tensor)
+    if narrow == BFLOAT:
+        # The upper half of a float32, rounded to nearest, ties to even.
+        bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+        rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
+        packed = rounded.astype("<u2").tobytes()
+        return TensorProto(name=name, data_type=BFLOAT, dims=values.shape, raw_data=packed)
     finite = np.abs(values[np.isfinite(values)])
     if finite.size and finite.max() > HALF_MAX:
         raise ExportError(
             f"The weight {tensor.name} reaches {finite.max():.6g}, beyond FP16's {HALF_MAX:.0f}.",
-            "Export with --precision fp32.",
+            "Export with --precision fp32, or bf16 for a GPU that has it.",
         )
     return numpy_helper.from_array(values.astype(np.float16), name)
 
 
-def _half_slots(node: NodeProto, opset: int) -> tuple[list[bool], list[bool]]:
-    """Which inputs and outputs may be FP16 (a Resize's scales, for one, may not), by ONNX's own schema."""
+def _narrow_slots(node: NodeProto, opset: int, narrow: int) -> tuple[list[bool], list[bool]]:
+    """Which inputs and outputs may be narrow (a Resize's scales, for one, may not), by ONNX's own schema."""
     schema = onnx.defs.get_schema(node.op_type, opset, node.domain)
-    allowed = {c.type_param_str: "tensor(float16)" in c.allowed_type_strs for c in schema.type_constraints}
+    wanted = f"tensor({NARROW[narrow]})"
+    allowed = {c.type_param_str: wanted in c.allowed_type_strs for c in schema.type_constraints}
 
     def slots(formals: list[onnx.defs.OpSchema.FormalParameter], count: int) -> list[bool]:
         padded = formals + formals[-1:] * (count - len(formals))  # the last one may be variadic
@@ -248,7 +297,7 @@ def tensor_types(model: ModelProto) -> dict[str, int]:
 def _check_convertible(model: ModelProto) -> None:
     graph = model.graph
     for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type in (FLOAT, HALF):
+        if value.type.tensor_type.elem_type in (FLOAT, HALF, BFLOAT):
             raise ExportError(
                 f"{value.name} is floating-point; only graphs from uint8 to uint8 are converted to FP16."
             )

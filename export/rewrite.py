@@ -15,7 +15,7 @@ from onnx import ModelProto
 from sdps.export.graph_cost import GraphCost, graph_cost
 from sdps.export.rewrites.activations import clip, leaky_relu
 from sdps.export.rewrites.concat import lone_channel
-from sdps.export.rewrites.linear import double_upsampling, pointwise_chains, upsampling_chains
+from sdps.export.rewrites.linear import pointwise_chains, upsampling_chains
 from sdps.export.rewrites.means import global_pool, mean_before_concat, small_maps
 from sdps.export.rewrites.shapes import resize_like_neighbour
 
@@ -29,7 +29,6 @@ REWRITES: dict[str, Rewrite] = {
         clip,
         pointwise_chains,
         upsampling_chains,
-        double_upsampling,
         lone_channel,
         mean_before_concat,
         small_maps,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from sdps.core.errors import UsageError
 from sdps.core.frame import Frame
@@ -52,6 +53,12 @@ class Cut:
     def events(self) -> Events:
         """The source's own."""
         return getattr(self.source, "events", None) or Events()
+
+    def __getattr__(self, name: str) -> Any:
+        """What else a source tells of itself: its state, its silence, its reconnects."""
+        if name == "source":  # before it is there, as when being copied
+            raise AttributeError(name)
+        return getattr(self.source, name)
 
     def __iter__(self) -> Iterator[Frame]:
         seek = getattr(self.source, "seek", None)

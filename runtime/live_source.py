@@ -37,7 +37,8 @@ class Patience:
     Attributes:
         stale: Silence after which the last picture is no longer the present.
         silent: Silence after which a reader is left behind and the source opened anew.
-        opening: Time for a connection to give its first frame.
+        opening: Time for a connection to give its first frame. A source that has been there before
+            gets `reopening` at first, twice that if it stays mute, and so on up to `opening`.
         retry, retry_most: First and longest pause between attempts; each is twice the one before,
             give or take a quarter, so that many clients do not come back in step.
         frozen: Time of byte-identical pictures after which the source is reported unhealthy:
@@ -49,8 +50,9 @@ class Patience:
     stale: float = 2.0
     silent: float = 4.0
     opening: float = 8.0
+    reopening: float = 3.0
     retry: float = 0.25
-    retry_most: float = 2.0
+    retry_most: float = 1.0
     frozen: float = 10.0
     lag: float = 3.0
 
@@ -82,13 +84,14 @@ class _Reader(threading.Thread):
             else:
                 self.error = SourceError(f"{self.owner.name} ended.")
         except SdpsError as error:
-            self.error = error
+            self.error = error.with_traceback(None)  # which would keep the connection alive
         except Exception as error:  # a driver's own exception: the source is lost, the run is not
             self.error = SourceError(f"{self.owner.name} failed: {type(error).__name__}: {error}.")
         finally:
             if connection is not None:
                 self.skipped = connection.skipped
                 connection.close()
+                connection = None
             self.owner._ended(self)
 
 
@@ -134,7 +137,7 @@ class LiveSource:
         self._begin = time.monotonic()
         self._clock = _Clock()
         self._same = _Same()
-        self._attempt, self._next_attempt = 0, 0.0
+        self._attempt, self._next_attempt, self._mute = 0, 0.0, 0
         self._left_behind: list[_Reader] = []
         self._info: StreamInfo | None = None
         with self._changed:  # the reader asks whether it is the current one
@@ -238,7 +241,7 @@ class LiveSource:
                 self._changed.wait(0.05)
 
     def _recovered(self, frame: Frame) -> None:
-        self._attempt = 0
+        self._attempt = self._mute = 0
         if self.lost_at is not None:
             seconds = frame.arrived - self.lost_at
             self.recoveries = [*self.recoveries[-99:], seconds]
@@ -259,9 +262,10 @@ class LiveSource:
             self._lose(reader, reader.error or SourceError(f"{self.name} ended."))
         elif reader is not None:
             opened = self.last_arrival > reader.begun
-            limit = max(self.patience.silent, 2 * self._stale_after()) if opened else self.patience.opening
+            limit = max(self.patience.silent, 2 * self._stale_after()) if opened else self._opening()
             if now - max(reader.begun, self.last_arrival) > limit:
                 self._left_behind.append(reader)
+                self._mute += not opened
                 self._lose(reader, SourceError(f"{self.name} does not answer.", "Is the address right?"))
         elif now >= self._next_attempt and len(self._left_behind) < MAX_ABANDONED:
             self._attempt += 1
@@ -281,6 +285,11 @@ class LiveSource:
         self.events.emit(
             "lost", why.message, loud=self._attempt == 0, attempt=self._attempt, retry_in=round(pause, 3)
         )
+
+    def _opening(self) -> float:
+        if self._info is None:
+            return self.patience.opening
+        return min(self.patience.opening, self.patience.reopening * 2**self._mute)
 
     def _stale_after(self) -> float:
         """A camera of one frame in two seconds is not stale after two seconds."""

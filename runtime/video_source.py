@@ -58,7 +58,7 @@ class VideoSource:
         # Decoding frame-parallel is fastest, and holds back as many frames as there are threads.
         self.stream.thread_type = "SLICE" if live else "AUTO"
         self.failure = ""
-        self.decoded = self._decode()
+        self.decoded: Iterator[av.VideoFrame] = self._decode()
         # The first frame tells what headers leave open: rotation, colour, the true size.
         self.first = next(self.decoded, None)
         if self.first is None:
@@ -166,13 +166,17 @@ class VideoSource:
 
     def close(self) -> None:
         self.container.close()
+        # The generator and this object hold each other; a decoder's buffers must not wait for the
+        # garbage collector, once per reconnect.
+        self.decoded, self.first = iter(()), None
 
 
 def _network_options(uri: str) -> dict[str, str]:
     """FFmpeg's options for a URL: only what the scheme needs may be opened, and nothing waits for ever."""
     patience = str(int(READ_TIMEOUT * 1_000_000))
-    # Half a second of looking is enough for what cameras send; the default is five.
-    options = {"fflags": "nobuffer", "analyzeduration": "500000", "fpsprobesize": "3"}
+    # A tenth of a second of looking is enough, because the first frame is decoded anyway; FFmpeg
+    # would look for five.
+    options = {"fflags": "nobuffer", "analyzeduration": "100000", "fpsprobesize": "1"}
     if uri.startswith("rtsp"):
         return options | {
             "rtsp_transport": "tcp",

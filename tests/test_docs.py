@@ -11,11 +11,17 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMANDS = {"sdps-export": "export", "sdps-run": "runtime", "sdps-bench": "benchmarks"}
+COMMANDS = {
+    "sdps-export": "export.cli",
+    "sdps-run": "runtime.cli",
+    "sdps-bench": "benchmarks.cli",
+    "sdps-train": "training.cli",
+    "sdps-eval": "training.eval_cli",
+}
 
 
-def help_of(room: str) -> str:
-    code = f"from sdps.{room}.cli import main; main()"
+def help_of(module: str) -> str:
+    code = f"from sdps.{module} import main; main()"
     environment = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [sys.executable, "-c", code, "--help"], capture_output=True, text=True, env=environment, check=True
@@ -25,7 +31,7 @@ def help_of(room: str) -> str:
 
 @pytest.fixture(scope="module")
 def helps() -> dict[str, str]:
-    return {command: help_of(room) for command, room in COMMANDS.items()}
+    return {command: help_of(module) for command, module in COMMANDS.items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -62,6 +68,8 @@ def test_the_promised_names_stay(command: str, helps: dict[str, str]) -> None:
         "sdps-export": ["--out", "--precision", "--fp16", "--int8", "--size", "--engine"],
         "sdps-run": ["--camera", "--input", "--output", "--model"],
         "sdps-bench": [],
+        "sdps-train": ["--photos", "--preset", "--budget", "--out"],
+        "sdps-eval": ["--protocol", "--json", "--out"],
     }[command]
     for flag in [*promised, "--help"]:
         assert flag in helps[command]

@@ -245,3 +245,7 @@ def _network(preset: str, start: str | None) -> SDPSFNet:
 def main() -> None:
     """Console entry."""
     app()
+
+
+if __name__ == "__main__":  # for torchrun -m
+    main()

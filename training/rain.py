@@ -23,6 +23,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sdps.core.errors import UsageError
 
@@ -46,6 +47,8 @@ class Rain:
             with a line tool (some sets and augmentation libraries have such).
         alike: 0 for drops of all sizes, 1 for drops of one size (some sets draw all streaks alike).
         veil: Share of the light scattered by far rain, 0 to 1 (fog-like).
+        refraction: 0 gives all drops the colour of the scene's bright average, 1 that of what each
+            refracts: a wide part of the scene around it, upside down. No look uses it by itself.
     """
 
     rate: float
@@ -61,6 +64,7 @@ class Rain:
     edge: float = 0.0
     alike: float = 0.0
     veil: float = 0.0
+    refraction: float = 0.0
 
 
 # Per look: log-uniform ranges of coverage, opacity, length, width.
@@ -227,9 +231,23 @@ def render(
         :, None, None
     ] * rain.light
     scene = image * (1 - rain.veil) + light * rain.veil if rain.veil else image
+    if rain.refraction:
+        light = torch.lerp(light.expand_as(image), _refracted(image) * rain.light, rain.refraction)
     blended = scene * (1 - alpha) + light * alpha
     added = scene + 0.8 * light * alpha
     return torch.lerp(blended, added, rain.additive).clamp(0, 1)
+
+
+def _refracted(image: Tensor) -> Tensor:
+    """What a drop in front of each pixel shows: [3,H,W] to [3,H,W].
+
+    A drop takes in about 165 degrees and turns them upside down (Garg and Nayar 2007), that is
+    nearly all of the picture and some of the sky above: here means over a grid of four by four,
+    flipped, drawn towards the brightest of them.
+    """
+    grid = F.adaptive_avg_pool2d(image[None], 4).flip(2)  # [1,3,4,4]
+    grid = torch.lerp(grid, grid.amax((2, 3), keepdim=True), 0.5)
+    return F.interpolate(grid, image.shape[1:], mode="bilinear", align_corners=False)[0]
 
 
 def still(rain: Rain, scale: float) -> Rain:

@@ -14,7 +14,6 @@ from sdps.export.rewrites.surgery import (
     Array,
     bias_of,
     constant,
-    insert,
     ints,
     is_plain_conv,
     producer,
@@ -51,6 +50,8 @@ def upsampling_chains(graph: ir.Graph) -> int:
     """A transposed convolution followed by a 1x1 convolution becomes one transposed convolution.
 
     With the stride as kernel no two inputs meet in one output, so the bias stays the same everywhere.
+    Two transposed convolutions in a row stay two: one of 4x4 would need a bias that differs from pixel to
+    pixel, and as a 1x1 convolution and depth-to-space it was slower (0.72 times as fast in ONNX Runtime).
     """
     changed = 0
     for node in list(graph):
@@ -63,44 +64,6 @@ def upsampling_chains(graph: ir.Graph) -> int:
         merged = np.einsum("imkl,om->iokl", a, b)
         bias = b @ bias_of(first, a.shape[1]) + bias_of(node, len(b))
         _fold(graph, first, node, "ConvTranspose", merged, bias)
-        changed += 1
-    return changed
-
-
-def double_upsampling(graph: ir.Graph) -> int:
-    """Two transposed convolutions in a row become a 1x1 convolution and a depth-to-space.
-
-    The first one's bias reaches the result through the second one's weights, which differ from pixel
-    to pixel of a block; as the 1x1 convolution has an output of its own for each of these pixels, its
-    bias says so at every size.
-    """
-    changed = 0
-    for node in list(graph):
-        if node.op_type != "ConvTranspose" or not _is_upsampling(node):
-            continue
-        first = producer(node.inputs[0], "ConvTranspose")
-        if first is None or not _is_upsampling(first):
-            continue
-        a, b = _weights(first), _weights(node)
-        inner, outer = a.shape[2], b.shape[2]
-        block = inner * outer
-        # Of pixel (y, x) of a block: the first layer's tap (y // outer, ...), the second's (y % outer, ...).
-        merged = np.einsum("imyx,mokl->oykxli", a, b).reshape(-1, a.shape[0])
-        along = (
-            np.einsum("m,mokl->okl", bias_of(first, a.shape[1]), b) + bias_of(node, b.shape[1])[:, None, None]
-        )
-        bias = np.tile(along, (1, inner, inner)).reshape(-1)
-        # Depth-to-space in CRD order: output channel first, then the pixel's row and column in the block.
-        name = node.outputs[0].name
-        blocks = _weight(graph, f"{name}/weight", merged[:, :, None, None])
-        inputs = (first.inputs[0], blocks, _weight(graph, f"{name}/bias", bias))
-        conv = insert(node, "Conv", inputs, {}, f"{name}/blocks")
-        source = first.inputs[0]
-        if source is not None and source.shape is not None:
-            batch, _, height, width = source.shape
-            conv.outputs[0].shape = ir.Shape((batch, len(merged), height, width))
-        substitute(node, "DepthToSpace", conv.outputs, {"blocksize": block, "mode": "CRD"})
-        graph.remove(first, safe=True)
         changed += 1
     return changed
 

@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
+from sdps.core.spec import ShapeRange
 
 
 class Backend(Protocol):
-    """Runs one graph.
+    """Runs one graph or engine. One thread at a time.
 
     Attributes:
         name: Engine and device, e.g. 'openvino:CPU'.
-        reason: Why `--provider auto` chose it, one clause; empty if it was asked for.
+        reason: Why `--provider auto` chose it, or why it stands in for another; empty if it was asked for.
         manifest: The graph's own description.
+        limits: Sizes that a dynamic graph takes here, any of these ranges; empty for every size.
+        depth: Batches that may be in flight between `submit` and `result`.
     """
 
     name: str
     reason: str
     manifest: GraphManifest
+    limits: Sequence[ShapeRange]
+    depth: int
 
     def run(self, batch: Image) -> Image:
         """Restores pictures.
 
         Args:
             batch: uint8 [N,H,W,3] RGB, C-contiguous, not written to and not kept. H and W are the
-                graph's, or for a dynamic one multiples of 4. Fixed graphs take N = 1.
+                graph's, or for a dynamic one multiples of its stride. Fixed graphs take N = 1.
 
         Returns:
             uint8 [N,H,W,3] RGB, the caller's to keep and to change.
         """
         ...
 
+    def submit(self, batch: Image) -> Any:
+        """Begins what `run` does and returns a ticket; at most `depth` of them are out at a time."""
+        ...
+
+    def result(self, ticket: Any) -> Image:
+        """What `run` would have returned. Tickets are redeemed once each, in order."""
+        ...
+
     def close(self) -> None:
         """Frees the engine. Calling it again does nothing."""
         ...
+
+
+class BlockingBackend:
+    """Makes a `Backend` of what only has `run`: a ticket is the result itself."""
+
+    limits: Sequence[ShapeRange] = ()
+    depth = 1
+
+    def run(self, batch: Image) -> Image:
+        raise NotImplementedError
+
+    def submit(self, batch: Image) -> Any:
+        return self.run(batch)
+
+    def result(self, ticket: Any) -> Image:
+        result: Image = ticket
+        return result

@@ -5,9 +5,10 @@ from __future__ import annotations
 from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
 from sdps.core.version import __version__
+from sdps.runtime.backends.base import BlockingBackend
 
 
-class IdentityBackend:
+class IdentityBackend(BlockingBackend):
     """Returns a copy of what it gets. `size` makes it behave as a graph of a fixed size would."""
 
     def __init__(self, size: str = "dynamic") -> None:

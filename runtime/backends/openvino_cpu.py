@@ -12,13 +12,14 @@ from sdps.core.console import need
 from sdps.core.errors import ModelError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT
+from sdps.runtime.backends.base import BlockingBackend
 from sdps.runtime.graph_file import read_graph
 
 KEPT_SIZES = 4
 """Compiled sizes of a dynamic graph that are kept; each costs memory for its activations."""
 
 
-class OpenVinoBackend:
+class OpenVinoBackend(BlockingBackend):
     """Runs an ONNX graph in OpenVINO, compiled anew for each picture size (under a second).
 
     Args:

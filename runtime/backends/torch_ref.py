@@ -10,9 +10,10 @@ from sdps.core.console import need
 from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
 from sdps.core.version import __version__
+from sdps.runtime.backends.base import BlockingBackend
 
 
-class TorchBackend:
+class TorchBackend(BlockingBackend):
     """Runs a checkpoint on the CPU (or 'cuda') in PyTorch. The only part of the runtime that does.
 
     Raises:

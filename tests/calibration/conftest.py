@@ -36,8 +36,11 @@ def scenes() -> list[Image]:
 
 @pytest.fixture(scope="session")
 def model(graph_path: Callable[..., Path]) -> onnx.ModelProto:
-    """The tiny network as an FP32 graph of any size."""
-    return onnx.load(graph_path("fp32", "dynamic"))
+    """The tiny network as an FP32 graph of any size, its last residual large enough for errors to show."""
+    graph = onnx.load(graph_path("fp32", "dynamic"))
+    tail = next(tensor for tensor in graph.graph.initializer if tensor.name.endswith("tail.weight"))
+    tail.CopyFrom(onnx.numpy_helper.from_array(5 * onnx.numpy_helper.to_array(tail), tail.name))
+    return graph
 
 
 @pytest.fixture(scope="session")
@@ -56,5 +59,5 @@ def calibrated(
 
 @pytest.fixture(scope="session")
 def verifier(model: onnx.ModelProto, scenes: list[Image]) -> Verifier:
-    """The last four scenes, without ground truth."""
-    return Verifier(model, [Pair(scene, None, "scenes") for scene in scenes[8:]])
+    """Two scenes that did not calibrate, without ground truth."""
+    return Verifier(model, [Pair(scene, None, "scenes") for scene in scenes[8:10]])

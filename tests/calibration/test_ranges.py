@@ -42,9 +42,9 @@ def test_calibrators_on_a_normal_distribution_with_an_outlier() -> None:
     assert limits["minmax"] == 40
     # The 99.99th percentile of |N(0,1)| is 3.89.
     assert limits["percentile"] == pytest.approx(3.89, abs=0.25)
-    assert limits["mse"] < 15
-    assert limits["entropy"] < 40
-    assert histogram.error(limits["mse"]) < histogram.error(40.0) / 2
+    assert 10 < limits["mse"] < 25  # clipping one value by half costs as much as the finer step gains
+    assert limits["entropy"] < 10
+    assert histogram.error(limits["mse"]) < min(histogram.error(v) for k, v in limits.items() if k != "mse")
 
 
 def test_mse_is_the_best_of_its_candidates_by_brute_force() -> None:

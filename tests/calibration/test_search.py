@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -100,14 +100,13 @@ def test_a_wide_budget_keeps_nothing(calibrated: Calibrated, verifier: Verifier)
 def test_between_the_extremes_the_choice_is_measured_and_minimal(
     calibrated: Calibrated, verifier: Verifier, tmp_path: Path
 ) -> None:
-    whole = verifier.measure(calibrated.graph([layer.name for layer in calibrated.layers]))
-    budget = DriftBudget(psnr_db=whole.psnr_db + 6, shift=5)
-    found = search(calibrated, verifier, budget)
-    chosen = found.run(ranked(calibrated))
-    assert 0 < len(chosen.kept) < len(calibrated.layers)
-    again = verifier.measure(
-        calibrated.graph([x.name for x in calibrated.layers if x.name not in chosen.kept])
-    )
+    part = replace(calibrated, layers=calibrated.layers[-12:])  # the others stay FP32: fewer to measure
+    whole = verifier.measure(part.graph([layer.name for layer in part.layers]))
+    budget = DriftBudget(psnr_db=whole.psnr_db + 2, shift=5)
+    found = search(part, verifier, budget)
+    chosen = found.run(ranked(part))
+    assert 0 < len(chosen.kept) < len(part.layers)
+    again = verifier.measure(part.graph([x.name for x in part.layers if x.name not in chosen.kept]))
     assert budget.excess(again) == pytest.approx(chosen.used)
     assert chosen.used <= 0.8
     # No measured choice that keeps the budget has more in INT8.
@@ -116,8 +115,8 @@ def test_between_the_extremes_the_choice_is_measured_and_minimal(
     assert chosen in front
     assert [p.used for p in front] == sorted(p.used for p in front)
 
-    weights = {layer.name: layer.weight for layer in calibrated.layers}
-    report = Int8Report("tiny", budget, found.points, chosen, ranked(calibrated), weights, {}, {})
+    weights = {layer.name: layer.weight for layer in part.layers}
+    report = Int8Report("tiny", budget, found.points, chosen, ranked(part), weights, {}, {})
     paths = report.write(tmp_path)
     assert {path.name for path in paths} == {"report.json", "report.md", "pareto.png"}
     stored = json.loads(paths[0].read_text())
@@ -128,6 +127,7 @@ def test_between_the_extremes_the_choice_is_measured_and_minimal(
 
 
 def test_an_impossible_budget_leaves_nothing_in_int8(calibrated: Calibrated, verifier: Verifier) -> None:
-    chosen = search(calibrated, verifier, DriftBudget(psnr_db=99, shift=1e-6)).run(ranked(calibrated))
-    assert len(chosen.kept) == len(calibrated.layers)
+    part = replace(calibrated, layers=calibrated.layers[-12:])
+    chosen = search(part, verifier, DriftBudget(psnr_db=99, shift=1e-6)).run(ranked(part))
+    assert len(chosen.kept) == len(part.layers)
     assert chosen.share == 0

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import copy
 import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import ModelProto, helper, numpy_helper
 
 from sdps import __version__
-from sdps.core.errors import ExportError
+from sdps.core.errors import ExportError, ParityError
 from sdps.core.frame import Image
-from sdps.core.manifest import GraphManifest
+from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
 from sdps.core.samples import PICTURE, sample
-from sdps.core.spec import Size
-from sdps.export.onnx_export import export_graph
-from sdps.export.parity import Bounds, drift_between, measure_drift, read_picture, require
-from sdps.export.precision import FLOAT, HALF, precision_report, tensor_types, to_fp16
-from sdps.export.rehearsal import rehearse_fp16
+from sdps.core.spec import ShapeRange, Size
+from sdps.export.engine import RTX, build_engine
+from sdps.export.onnx_export import export_graph, manifest_of
+from sdps.export.parity import Bounds, drift_between, fit, measure_drift, read_picture, require
+from sdps.export.precision import (
+    BFLOAT,
+    FLOAT,
+    HALF,
+    HALF_MAX,
+    precision_report,
+    tensor_types,
+    to_bf16,
+    to_fp16,
+)
+from sdps.export.rehearsal import PEAK, rehearse
 from sdps.model import SDPSFNet
 from sdps.model.deploy import MEAN, STD
 
 GraphMaker = Callable[..., ModelProto]
-FRAGILE = {"ReduceMean", "ReduceSum", "Softmax", "Div", "Sub", "Erf", "Gemm", "Resize", "Round", "Pad"}
+FRAGILE = {
+    "GlobalAveragePool",
+    "ReduceMean",
+    "ReduceSum",
+    "Softmax",
+    "Div",
+    "Sub",
+    "Erf",
+    "Gemm",
+    "Resize",
+    "Round",
+    "Pad",
+}
 
 
 def result_types(model: ModelProto) -> list[tuple[onnx.NodeProto, int]]:
@@ -134,7 +158,7 @@ def test_hard_pictures_survive_half_precision(
     kind: str,
 ) -> None:
     reference = run_graph(graph("fp32"), hard_pictures[kind])
-    for model in (graph("fp16"), rehearse_fp16(graph("fp16"))):
+    for model in (graph("fp16"), rehearse(graph("fp16"))):
         drift = drift_between(kind, reference, run_graph(model, hard_pictures[kind]))
         assert drift.psnr_db > 45, drift
 
@@ -165,7 +189,7 @@ def test_the_rehearsal_shows_an_overflow_that_onnx_runtime_hides(run_graph: Call
     for level, survives in ((63, True), (65, False)):  # 64 x 1024 is past 65504
         image = np.full((8, 8, 3), level, np.uint8)
         np.testing.assert_array_equal(run_graph(model, image), image)
-        assert np.array_equal(run_graph(rehearse_fp16(half), image), image) == survives
+        assert np.array_equal(run_graph(rehearse(half), image), image) == survives
 
 
 def test_openvino_runs_the_fp16_graph(
@@ -197,3 +221,67 @@ def test_the_golden_network_keeps_its_output_in_fp16() -> None:
     )
     assert len(drifts) == 2
     require(drifts, Bounds.of("fp16"))
+
+
+PHOTO_SIZES = (Size(64, 64), Size(256, 384))
+
+
+def watched(model: ModelProto, image: Image) -> tuple[Image, float]:
+    """The rehearsal's picture, and the largest value that a 16-bit tensor had to hold."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        rehearse(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    restored, peak = session.run([OUTPUT, PEAK], {INPUT: image[None]})
+    return restored[0], float(peak)
+
+
+def test_no_activation_comes_near_overflow_and_size_does_not_matter(
+    graph: GraphMaker, hard_pictures: dict[str, Image]
+) -> None:
+    model = graph("fp16", "dynamic")
+    photo = read_picture(sample(PICTURE))
+    square = {name: np.tile(image, (2, 1, 1))[:64, :64] for name, image in hard_pictures.items()}
+    peaks = {name: watched(model, image)[1] for name, image in square.items()}
+    sizes = [watched(model, fit(photo, size))[1] for size in PHOTO_SIZES]
+    assert all(np.isfinite(peak) and 1 < peak < HALF_MAX / 100 for peak in (*peaks.values(), *sizes)), peaks
+    # Only means see the whole picture, and they are FP32: 24 times the pixels is not 24 times the values.
+    assert sizes[1] < 2 * sizes[0]
+
+
+def test_bf16_keeps_the_islands_and_the_picture(
+    graph: GraphMaker, run_graph: Callable[[ModelProto, Image], Image], hard_pictures: dict[str, Image]
+) -> None:
+    plain = graph("fp32", "dynamic")
+    model = to_bf16(plain)
+    onnx.checker.check_model(model, full_check=True)
+    types = {(node.op_type, elem) for node, elem in result_types(model)}
+    assert {elem for op, elem in types if op in FRAGILE | {"ConvTranspose"}} == {FLOAT}
+    assert ("Conv", BFLOAT) in types
+    assert HALF not in {elem for _, elem in types}
+    report = precision_report(model)
+    assert report.narrow == "BF16"
+    assert report.macs_share_fp16 > 0.9
+    for name, image in hard_pictures.items():
+        square = np.tile(image, (2, 1, 1))[:64, :64]
+        restored, _ = watched(model, square)
+        assert drift_between(name, run_graph(plain, square), restored).psnr_db > 35
+
+
+def test_rtx_builds_bf16(graph: GraphMaker, tmp_path: Path) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    model = tmp_path / "bf16.onnx"
+    onnx.save(to_bf16(graph("fp32", "dynamic")), model)
+    shapes = ShapeRange(Size(32, 32), Size(64, 96), Size(128, 192))
+    build_engine(model, tmp_path / "bf16.engine", RTX, shapes)
+    assert (tmp_path / "bf16.engine").stat().st_size > 1e5
+
+
+def test_an_overflow_is_found_where_it_happens(tiny_network: SDPSFNet, graph: GraphMaker) -> None:
+    loud = copy.deepcopy(tiny_network)
+    loud.stage_in.shallow.conv_in.weight.mul_(3e5)
+    manifest = manifest_of(graph("fp16", "61x90"))
+    with pytest.raises((ParityError, ExportError), match="FP16"):
+        model = export_graph(loud, manifest)
+        measure_drift(loud, model, read_picture(sample(PICTURE)), "rain", Size(61, 90))

@@ -233,6 +233,7 @@ class Proxy:
 def reset(connection: socket.socket) -> None:
     """Ends a connection with RST, as a crashed device does."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+    connection.shutdown(socket.SHUT_RD)  # wakes the thread that reads it; until then close() waits
     connection.close()
 
 

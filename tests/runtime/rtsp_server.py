@@ -33,7 +33,8 @@ class Camera(GstRtspServer.RTSPMediaFactory):
     def __init__(self, width, height, fps, still):
         super().__init__()
         self.width, self.height, self.fps, self.still = width, height, fps, still
-        self.set_shared(True)
+        # Not shared: a client that is gone must not leave a half-made pipeline to the next one.
+        self.set_shared(False)
         self.set_launch(
             "( appsrc name=src is-live=true format=time do-timestamp=true"
             f" caps=video/x-raw,format=I420,width={width},height={height},framerate={fps}/1"

@@ -192,7 +192,7 @@ def test_fault_21_a_full_disk_is_said_and_the_live_view_goes_on(mounted: Path) -
 
 
 def test_fault_21_under_a_file_fails_and_leaves_nothing(mounted: Path, make_video: MakeVideo) -> None:
-    path = make_video(size=(240, 320), times=60, noisy=True)
+    path = make_video(size=(240, 320), times=8, noisy=True)
     done = sdps_run("--input", str(path), "--output", str(mounted / "out.mp4"))
     assert done.returncode == 1
     assert "cannot be written" in done.stderr and "Traceback" not in done.stderr

@@ -207,10 +207,10 @@ def load():
 derainer = load()
 derainer(np.zeros((64, 64, 3), np.uint8))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 110_000_000, -1))
+resource.setrlimit(resource.RLIMIT_AS, (used + 60_000_000, -1))
 events = Events()
 events.listen(lambda e: print(e.kind, e.text))
-image = np.random.default_rng(0).integers(0, 255, (400, 560, 3), dtype=np.uint8)
+image = np.random.default_rng(0).integers(0, 255, (256, 384, 3), dtype=np.uint8)
 print(Guard(derainer, False, events, reopen=load)(image).image.shape)
 """
 
@@ -222,4 +222,4 @@ def test_fault_35_a_real_engine_without_memory() -> None:
     )
     lines = done.stdout.splitlines()
     assert lines[0].startswith("memory out of memory; trying tiles of"), done.stderr
-    assert lines[-1] == "(400, 560, 3)", done.stdout + done.stderr
+    assert lines[-1] == "(256, 384, 3)", done.stdout + done.stderr

@@ -21,6 +21,8 @@ from sdps.runtime.sources import open_source
 from sdps.runtime.stream import SourceRefused
 from sdps.runtime.video_source import VideoSource
 
+from .conftest import MakeVideo
+from .http_server import serving
 from .live import Proxy, RtspServer, Run, free_port, have_rtsp_server
 
 needs_server = pytest.mark.skipif(
@@ -44,7 +46,7 @@ def test_fault_1_and_2_a_server_that_dies_or_hangs_comes_back(server: RtspServer
         lost = run.event("lost")
         ready = server.start()
         back = run.event("recovered")
-        assert lost.at < back.at < ready + 8
+        assert lost.at < ready < back.at
         run.frames(10)
         before = run.pipeline.summary.stale
         server.signal(signal.SIGSTOP)
@@ -82,7 +84,7 @@ def test_fault_5_a_line_that_is_too_slow_does_not_let_latency_grow(server: RtspS
 
 @needs_server
 def test_fault_6_resets_within_a_packet_are_retried_with_growing_jittered_pauses(server: RtspServer) -> None:
-    with Proxy(server.port, cut_after=9_000) as line, Run(open_source(line.uri)) as run:
+    with Proxy(server.port, cut_after=10_000) as line, Run(open_source(line.uri)) as run:
         run.event("recovered", timeout=30)
         run.frames(5)
         numbers = list(run.sink.numbers)
@@ -94,8 +96,8 @@ def test_fault_6_the_pauses_themselves() -> None:
     patience = Patience()
     pauses = [[patience.pause(attempt) for _ in range(200)] for attempt in range(8)]
     middles = [sum(p) / len(p) for p in pauses]
-    assert all(b > 1.5 * a for a, b in itertools.pairwise(middles[:4])), "doubled"
-    assert max(map(max, pauses)) <= 2.5, "so that a server that is back is found within 3 s"
+    assert all(b > 1.5 * a for a, b in itertools.pairwise(middles[:3])), "doubled"
+    assert max(map(max, pauses)) <= 1.25, "so that a server that is back is found within 3 s"
     assert all(len(set(p)) > 100 for p in pauses), "no two clients in step"
 
 
@@ -105,7 +107,7 @@ def test_fault_7_a_server_that_accepts_and_never_answers() -> None:
         begin = time.monotonic()
         with pytest.raises(SourceError, match="does not answer") as caught:
             LiveSource(lambda: VideoSource(uri, live=True), redacted(uri), patience=Patience(opening=1.0))
-        assert time.monotonic() - begin < 5
+        assert time.monotonic() - begin < 7, "not FFmpeg's own patience"
         assert "geheim" not in str(caught.value)
 
 
@@ -200,6 +202,8 @@ def network() -> Iterator[str]:
         ip("addr", "add", "10.77.9.2/24", "dev", "sdps-b", inside=True)
         ip("link", "set", "sdps-b", "up", inside=True)
         yield name
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this machine makes no virtual cable: {error.stderr}")
     finally:
         subprocess.run(["ip", "link", "del", "sdps-a"], check=False, capture_output=True)
         subprocess.run(["ip", "netns", "del", name], check=False, capture_output=True)
@@ -239,3 +243,16 @@ def test_fault_37_schemes_and_lists_that_reach_other_files_are_refused() -> None
     ):
         with pytest.raises(UsageError, match="not an input"):
             open_source(uri)
+
+
+def test_a_stream_over_http_is_live_and_comes_back(make_video: MakeVideo) -> None:
+    """A transport stream without an end to it, by a server of Python's own; it breaks off every second."""
+    body = make_video("in.ts", size=(96, 128), times=50, noisy=True).read_bytes()
+    with serving(body, rate=len(body)) as uri:
+        source = open_source(f"{uri}/camera.ts?token=geheim")
+        assert source.info.live and source.info.frames is None
+        with Run(source) as run:
+            lost, back = run.event("lost"), run.event("recovered")
+            run.frames(5)
+    assert "geheim" not in lost.text + back.text
+    assert run.pipeline.summary.reconnects >= 1

@@ -90,6 +90,23 @@ def test_a_patch_that_no_drop_touches_stays_as_it_was() -> None:
     assert torch.equal(render(scene(32, 32), field), scene(32, 32))
 
 
+def test_refracting_drops_take_the_colour_of_the_other_half() -> None:
+    """A blue sky over a dark red ground: drops before the ground turn bluer, and no look changes."""
+    sky = torch.tensor([0.2, 0.3, 0.9])[:, None, None].expand(3, 60, 160)
+    ground = torch.tensor([0.3, 0.05, 0.05])[:, None, None].expand(3, 60, 160)
+    image = torch.cat([sky, ground], 1)
+    usual, bent = (
+        render(image, RainField(replace(STEADY, refraction=share), 120, 160, seed=5)) for share in (0.0, 1.0)
+    )
+    hit = (usual - image).abs().sum(0) > 0.2
+    hit[:60] = False
+    tint = [float((picture[2] / picture[0])[hit].mean()) for picture in (usual, bent)]
+    assert tint[1] > 1.2 * tint[0]
+    assert bent.min() >= 0 and bent.max() <= 1
+    rng = np.random.default_rng(0)
+    assert all(sample_rain(rng, look).refraction == 0 for look in LOOKS)
+
+
 def test_an_unknown_look() -> None:
     with pytest.raises(UsageError, match="drizzle"):
         sample_rain(np.random.default_rng(0), "monsoon")
