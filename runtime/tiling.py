@@ -16,10 +16,9 @@ from sdps.core.spec import Size
 from sdps.runtime.backends.base import Backend
 
 MAX_PIXELS = 1920 * 1088
-"""Larger pictures are tiled unasked: a dynamic graph at 1080p takes a few GB as it is (tau = 3)."""
-AUTO_TILE = 768
+"""Larger pictures are tiled unasked, and smaller ones where memory is short."""
 OVERLAP = 32
-"""Of tiles from 128 pixels up; smaller ones share a quarter."""
+"""Of tiles from 128 pixels up; smaller ones share a quarter. docs/tiling.md has what it costs and brings."""
 
 
 def restore(backend: Backend, image: Image, tile: int | None = None, overlap: int | None = None) -> Image:
@@ -29,43 +28,99 @@ def restore(backend: Backend, image: Image, tile: int | None = None, overlap: in
         backend: Runs the graph.
         image: (H, W, 3) uint8 RGB.
         tile: Side of square tiles for a dynamic graph, a multiple of its stride; None tiles only what is
-            larger than MAX_PIXELS. A fixed graph's tiles have its size.
+            larger than MAX_PIXELS, does not fit the memory that is free (`room.tile_side`), or what the
+            backend does not take. A fixed graph's tiles have its size.
         overlap: Pixels that neighbouring tiles share, over which one fades into the next; None for
-            OVERLAP or a quarter of the tile, whichever is less.
+            OVERLAP or a quarter of the tile, whichever is less. Half a tile of it averages uniformly,
+            as the paper's protocol does: tile 128, overlap 64.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UsageError: the tile is no multiple of the stride, or the overlap is not smaller than half a tile.
+        UsageError: the tile is no multiple of the stride or not among the backend's sizes, or the
+            overlap is larger than half a tile.
+    """
+    return begin(backend, image, tile, overlap)()
+
+
+def begin(
+    backend: Backend, image: Image, tile: int | None = None, overlap: int | None = None
+) -> Callable[[], Image]:
+    """`restore` in two: starts on a picture, and returns what waits for it.
+
+    With a backend of depth 2 or more, the next picture can be begun before this one is waited for; a
+    picture in tiles is finished at once, its tiles in flight among themselves.
     """
     height, width = image.shape[:2]
-    fixed, stride = backend.manifest.fixed_size, backend.manifest.stride
-    whole = Size(height, width).padded_to(stride)
-    if fixed is None:
-        if tile is None and height * width > MAX_PIXELS:
-            tile = AUTO_TILE
-        if tile is None or (height <= tile and width <= tile):
-            padded = pad(image, whole)
-            return np.ascontiguousarray(backend.run(padded[None])[0, :height, :width])
-        if tile % stride or tile < 2 * stride:
-            raise UsageError(
-                f"A tile of {tile} pixels does not fit.", f"Use a multiple of {stride}, from {2 * stride}."
-            )
-        cell = Size(min(tile, whole.height), min(tile, whole.width))
-    else:
-        cell = fixed
+    cell = _cell(backend, height, width, tile)
+    if height <= cell.height and width <= cell.width:
+        ticket = backend.submit(pad(image, cell)[None])
         if (height, width) == (cell.height, cell.width):
-            return backend.run(image[None])[0]
+            return lambda: backend.result(ticket)[0]
+        return lambda: np.ascontiguousarray(backend.result(ticket)[0, :height, :width])
     if overlap is None:
         overlap = min(OVERLAP, cell.height // 4, cell.width // 4)
     cut = [side for side, length in ((cell.height, height), (cell.width, width)) if length > side]
-    if overlap < 0 or any(2 * overlap >= side for side in cut):
+    if overlap < 0 or any(2 * overlap > side for side in cut):
         raise UsageError(
             f"An overlap of {overlap} pixels does not fit tiles of {cell}.",
-            "It must be less than half a tile.",
+            "It must be at most half a tile.",
         )
-    return _tiled(backend, image, cell, overlap)
+    restored = _tiled(backend, image, cell, overlap)
+    return lambda: restored
+
+
+def _cell(backend: Backend, height: int, width: int, tile: int | None) -> Size:
+    """The one size that the backend is given: that of the padded picture, or of a tile."""
+    manifest = backend.manifest
+    if manifest.fixed_size is not None:
+        return manifest.fixed_size
+    stride = manifest.stride
+    whole = Size(height, width).padded_to(stride)
+    if tile is None:
+        side = _side_that_fits(manifest, height * width)
+        side = None if side is None else max(side // stride, 2) * stride
+    elif tile % stride or tile < 2 * stride:
+        raise UsageError(
+            f"A tile of {tile} pixels does not fit.", f"Use a multiple of {stride}, from {2 * stride}."
+        )
+    else:
+        side = tile
+    wanted = whole if side is None else Size(min(side, whole.height), min(side, whole.width))
+    if not backend.limits:
+        return wanted
+    fitting = [fit for part in backend.limits if (fit := _within(part, wanted)) is not None]
+    if fitting:
+        return min(fitting, key=lambda size: size.height * size.width)
+    if tile is not None:
+        raise UsageError(
+            f"{backend.name} takes no tiles of {wanted}.",
+            "It takes " + ", ".join(f"{part.min} to {part.max}" for part in backend.limits) + ".",
+        )
+    # Too large in one direction at least: the largest range, as much of it as the picture fills.
+    part = max(backend.limits, key=lambda part: part.max.height * part.max.width)
+    return Size(
+        max(part.min.height, min(part.max.height, wanted.height)),
+        max(part.min.width, min(part.max.width, wanted.width)),
+    )
+
+
+def _within(part: ShapeRange, size: Size) -> Size | None:
+    """The smallest size of a range that holds `size`, or None if it is too large for it."""
+    if size.height > part.max.height or size.width > part.max.width:
+        return None
+    return Size(max(size.height, part.min.height), max(size.width, part.min.width))
+
+
+def _side_that_fits(manifest: GraphManifest, pixels: int) -> int | None:
+    """The side of tiles for a picture of so many pixels, or None to run it whole."""
+    if pixels <= ALWAYS_WHOLE or manifest.architecture == "identity":
+        return None if pixels <= MAX_PIXELS else AUTO_TILE
+    side = tile_side(manifest)
+    if pixels <= min(MAX_PIXELS, side * side):
+        return None
+    return side
 
 
 def pad(image: Image, size: Size) -> Image:

@@ -17,6 +17,7 @@ COMMANDS = {
     "sdps-bench": "benchmarks.cli",
     "sdps-train": "training.cli",
     "sdps-eval": "training.eval_cli",
+    "sdps-doctor": "core.doctor_cli",
 }
 
 
@@ -70,6 +71,7 @@ def test_the_promised_names_stay(command: str, helps: dict[str, str]) -> None:
         "sdps-bench": [],
         "sdps-train": ["--photos", "--preset", "--budget", "--out"],
         "sdps-eval": ["--protocol", "--json", "--out"],
+        "sdps-doctor": ["--json", "--no-run"],
     }[command]
     for flag in [*promised, "--help"]:
         assert flag in helps[command]

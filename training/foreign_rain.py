@@ -8,6 +8,7 @@ thresholded, smeared along one direction, and screened or added over the picture
 from __future__ import annotations
 
 import importlib.util
+import os
 
 import numpy as np
 
@@ -50,6 +51,7 @@ def albumentations_rain(image: Image, seed: int) -> Image:
     Raises:
         MissingDependency: albumentations is not installed.
     """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network
     library = need("albumentations", "dev")
     rain = library.RandomRain(
         slant_range=(-15, 15),
