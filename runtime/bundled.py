@@ -21,7 +21,7 @@ def resolve(name_or_path: str | Path) -> Path:
     """The file of a bundled name, or the path itself.
 
     Raises:
-        UsageError: neither a bundled name nor a file, or a file that the runtime cannot run.
+        UsageError: neither a bundled name nor a file.
     """
     path = Path(name_or_path)
     bundled = FOLDER / f"{name_or_path}.onnx"
@@ -31,10 +31,5 @@ def resolve(name_or_path: str | Path) -> Path:
         known = ", ".join(bundled_models())
         raise UsageError(
             f"There is no model {str(name_or_path)!r}.", f"Give a path, or one of the bundled: {known}."
-        )
-    if path.suffix in (".engine", ".plan"):
-        raise UsageError(
-            f"{path} is an engine; this version runs ONNX graphs.",
-            "Use the .onnx file it was built from, on a GPU with --provider tensorrt or cuda.",
         )
     return path

@@ -203,7 +203,9 @@ class CudaPython:
 
     def capture(self, stream: Any, work: Callable[[], None]) -> Any:
         # Thread-local: what other threads do with the GPU meanwhile is neither recorded nor forbidden.
-        self._call("cudaStreamBeginCapture", stream, self.rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal)
+        self._call(
+            "cudaStreamBeginCapture", stream, self.rt.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        )
         failed = False
         try:
             work()

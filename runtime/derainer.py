@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,10 @@ from sdps.core.frame import Image, check_image
 from sdps.core.manifest import GraphManifest
 from sdps.runtime.backends import Backend, open_backend
 from sdps.runtime.bundled import DEFAULT_MODEL
-from sdps.runtime.tiling import restore
+from sdps.runtime.tiling import begin, unasked_tile
+
+REMEMBERED = 1000
+"""Picture sizes whose tiles are remembered."""
 
 
 class Derainer:
@@ -24,6 +28,7 @@ class Derainer:
 
     def __init__(self, backend: Backend, tile: int | None = None, overlap: int | None = None) -> None:
         self.backend, self.tile, self.overlap = backend, tile, overlap
+        self._tiles: dict[tuple[int, ...], int | None] = {}  # per picture size, chosen once
 
     @classmethod
     def load(
@@ -70,7 +75,27 @@ class Derainer:
         Raises:
             FrameError: anything else.
         """
-        return restore(self.backend, check_image(rgb), self.tile, self.overlap)
+        return self.begin(rgb)()
+
+    @property
+    def depth(self) -> int:
+        """Pictures that may be begun before the first is waited for."""
+        return self.backend.depth
+
+    def begin(self, rgb: Any) -> Callable[[], Image]:
+        """Starts on a picture and returns what waits for it, in order and at most `depth` at a time.
+
+        On a GPU the next picture is copied in while this one is computed; elsewhere nothing is gained.
+        """
+        image = check_image(rgb)
+        tile = self.tile
+        if tile is None:
+            if image.shape not in self._tiles:
+                if len(self._tiles) > REMEMBERED:
+                    self._tiles.clear()
+                self._tiles[image.shape] = unasked_tile(self.backend, *image.shape[:2])
+            tile = self._tiles[image.shape]
+        return begin(self.backend, image, tile, self.overlap)
 
     def usage(self) -> str:
         """What of the model was used for how many frames; empty where there is no choice."""

@@ -92,6 +92,28 @@ class Guard:
         self._count(why)
         return Result(image if why else clean, time.perf_counter() - begin, why)
 
+    @property
+    def depth(self) -> int:
+        """Pictures of a file that may be begun before the first is waited for; of a camera one."""
+        return 1 if self.live else int(getattr(self.derain, "depth", 1))
+
+    def begin(self, image: Image) -> Callable[[], Result]:
+        """Starts on a picture, where the model can do so ahead, and returns what gives its result."""
+        if self.depth == 1:
+            result = self(image)
+            return lambda: result
+        started: Any = self.derain
+        begun = time.perf_counter()
+        waiting = started.begin(image)
+
+        def finish() -> Result:
+            clean = waiting()
+            why = self._doubt.of(image, clean)
+            self._count(why)
+            return Result(image if why else clean, time.perf_counter() - begun, why)
+
+        return finish
+
     def close(self) -> None:
         """Lets the model's thread end; one that hangs is left behind."""
         if self._worker is not None:

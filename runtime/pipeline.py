@@ -19,7 +19,7 @@ from typing import Any
 from sdps.core.errors import FrameError
 from sdps.core.frame import Frame, Image, check_image
 from sdps.runtime.events import Events, Listener
-from sdps.runtime.guard import Guard
+from sdps.runtime.guard import Guard, Result
 from sdps.runtime.overlay import mark_stale, write_lines
 from sdps.runtime.several_sinks import LaterSink
 from sdps.runtime.stream import Sink, Source
@@ -219,13 +219,21 @@ class Pipeline:
                     continue
 
     def _infer(self) -> None:
+        # A file's next frame is begun before the one before it is waited for, where the model can.
+        begun: deque[tuple[Frame, Callable[[], Result]]] = deque()
         while (frame := self._get(self.read_queue)) is not None:
             if isinstance(frame, BaseException):
                 raise frame
-            result = self.guard(frame.image)
-            self.summary.inference.append(result.seconds)
-            if not self._put(self.done_queue, (frame, frame.with_image(result.image))):
+            begun.append((frame, self.guard.begin(frame.image)))
+            if len(begun) >= self.guard.depth and not self._finish(*begun.popleft()):
                 return
+        while begun and self._finish(*begun.popleft()):
+            continue
+
+    def _finish(self, frame: Frame, waiting: Callable[[], Result]) -> bool:
+        result = waiting()
+        self.summary.inference.append(result.seconds)
+        return self._put(self.done_queue, (frame, frame.with_image(result.image)))
 
     def _write(self) -> bool:
         """Writes until the end (True), or until something stopped it (False)."""

@@ -12,21 +12,19 @@ SHARE = 0.5
 SMALLEST_TILE, LARGEST_TILE = 128, 1024
 """Smaller tiles compute more overlap than picture; larger ones gain nothing that was measured
 (docs/tiling.md)."""
+MAPS = 22
+"""Full-resolution maps of the widest kind in FP32 that an engine holds at its peak: measured 16 to 25
+in ONNX Runtime and 8 to 12 in OpenVINO, for sdps-nano and the paper's network (docs/tiling.md)."""
 
 
 def bytes_per_pixel(manifest: GraphManifest) -> int:
     """Memory that a graph's feature maps take, per pixel of the picture; an upper estimate.
 
-    The engines hold a number of the widest full-resolution maps at a time. That number was measured
-    at its worst as 17 in FP32 (docs/tiling.md); half the bytes in FP16 are not counted on, since CPUs
-    compute it in FP32.
+    FP16 graphs count as FP32, since CPUs compute them so. Of an unknown network the paper's widths.
     """
     config = manifest.config
     channels = int(config.get("features", 40)) + int(config.get("scale_orb", 16))
-    return MAPS * 4 * channels + 16
-
-
-MAPS = 17
+    return MAPS * 4 * channels
 
 
 def tile_side(manifest: GraphManifest, free: int | None = None) -> int:
@@ -90,7 +88,9 @@ def _address_room(root: Path) -> int | None:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
     if limit == resource.RLIM_INFINITY:
         return None
-    used = next((int(line.split()[1]) << 10 for line in _lines(root / "proc/self/status") if "VmSize" in line), 0)
+    used = next(
+        (int(line.split()[1]) << 10 for line in _lines(root / "proc/self/status") if "VmSize" in line), 0
+    )
     return max(0, limit - used)
 
 
@@ -108,5 +108,3 @@ def _number(path: Path) -> int | None:
 
 def _stat(path: Path, name: str) -> int:
     return next((int(line.split()[1]) for line in _lines(path) if line.split()[:1] == [name]), 0)
-
-

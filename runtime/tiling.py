@@ -6,19 +6,21 @@ memory grows with the picture; users have pictures of any size.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
-from sdps.core.spec import Size
+from sdps.core.manifest import GraphManifest
+from sdps.core.spec import ShapeRange, Size
 from sdps.runtime.backends.base import Backend
+from sdps.runtime.room import tile_side
 
 MAX_PIXELS = 1920 * 1088
 """Larger pictures are tiled unasked, and smaller ones where memory is short."""
-OVERLAP = 32
-"""Of tiles from 128 pixels up; smaller ones share a quarter. docs/tiling.md has what it costs and brings."""
 
 
 def restore(backend: Backend, image: Image, tile: int | None = None, overlap: int | None = None) -> Image:
@@ -28,18 +30,17 @@ def restore(backend: Backend, image: Image, tile: int | None = None, overlap: in
         backend: Runs the graph.
         image: (H, W, 3) uint8 RGB.
         tile: Side of square tiles for a dynamic graph, a multiple of its stride; None tiles only what is
-            larger than MAX_PIXELS, does not fit the memory that is free (`room.tile_side`), or what the
-            backend does not take. A fixed graph's tiles have its size.
+            larger than MAX_PIXELS or than the memory that is free holds (`unasked_tile`), or than the
+            backend takes. A fixed graph's tiles have its size.
         overlap: Pixels that neighbouring tiles share, over which one fades into the next; None for
-            OVERLAP or a quarter of the tile, whichever is less. Half a tile of it averages uniformly,
-            as the paper's protocol does: tile 128, overlap 64.
+            `default_overlap` or a quarter of the tile, whichever is less. Half a tile averages uniformly
+            on a regular grid, as the paper's protocol does: tile 128, overlap 64.
 
     Returns:
         (H, W, 3) uint8 RGB.
 
     Raises:
-        UsageError: the tile is no multiple of the stride or not among the backend's sizes, or the
-            overlap is larger than half a tile.
+        UsageError: the tile is no multiple of the stride, or the overlap is larger than half a tile.
     """
     return begin(backend, image, tile, overlap)()
 
@@ -49,26 +50,55 @@ def begin(
 ) -> Callable[[], Image]:
     """`restore` in two: starts on a picture, and returns what waits for it.
 
-    With a backend of depth 2 or more, the next picture can be begun before this one is waited for; a
+    With a backend of depth 2 or more the next picture can be begun before this one is waited for. A
     picture in tiles is finished at once, its tiles in flight among themselves.
     """
     height, width = image.shape[:2]
+    if tile is None:
+        tile = unasked_tile(backend, height, width)
     cell = _cell(backend, height, width, tile)
     if height <= cell.height and width <= cell.width:
         ticket = backend.submit(pad(image, cell)[None])
-        if (height, width) == (cell.height, cell.width):
-            return lambda: backend.result(ticket)[0]
         return lambda: np.ascontiguousarray(backend.result(ticket)[0, :height, :width])
     if overlap is None:
-        overlap = min(OVERLAP, cell.height // 4, cell.width // 4)
+        overlap = min(default_overlap(backend.manifest), cell.height // 4, cell.width // 4)
     cut = [side for side, length in ((cell.height, height), (cell.width, width)) if length > side]
     if overlap < 0 or any(2 * overlap > side for side in cut):
         raise UsageError(
-            f"An overlap of {overlap} pixels does not fit tiles of {cell}.",
-            "It must be at most half a tile.",
+            f"An overlap of {overlap} pixels does not fit tiles of {cell}.", "It must be at most half a tile."
         )
     restored = _tiled(backend, image, cell, overlap)
     return lambda: restored
+
+
+def unasked_tile(backend: Backend, height: int, width: int) -> int | None:
+    """The side of tiles for a picture where nobody said one; None to run it whole.
+
+    It depends on the memory that is free now, so who restores a stream asks once (`Derainer` does):
+    each new size costs an engine time and memory.
+    """
+    manifest = backend.manifest
+    if manifest.fixed_size is not None or backend.limits:  # their sizes and memory are settled
+        return None
+    side = tile_side(manifest) // manifest.stride * manifest.stride
+    return None if height * width <= min(MAX_PIXELS, side * side) else max(side, 2 * manifest.stride)
+
+
+def receptive_radius(manifest: GraphManifest) -> int:
+    """How far, in pixels, the convolutions of an SD-PSFNet carry; its global means know no distance.
+
+    The longest path: in the first stage 4 (shallow features) + 28 (encoder: 4, 8 and 16 at its three
+    levels) + 49 (decoder: 28, 14, 7) = 81; in each middle stage 1 + 28 + 49; in the last one 1, three
+    blocks of 2 * cabs + 1, and 1; and 3 more for where halving samples. Measured in the tests.
+    """
+    config = manifest.config
+    return 81 + 78 * int(config.get("tau", 3)) + 3 * (2 * int(config.get("cabs", 8)) + 1) + 2 + 3
+
+
+def default_overlap(manifest: GraphManifest) -> int:
+    """A quarter of the receptive radius, rounded up to 16 pixels: most of the influence comes from
+    there (docs/tiling.md)."""
+    return -(-receptive_radius(manifest) // 64) * 16
 
 
 def _cell(backend: Backend, height: int, width: int, tile: int | None) -> Size:
@@ -77,28 +107,19 @@ def _cell(backend: Backend, height: int, width: int, tile: int | None) -> Size:
     if manifest.fixed_size is not None:
         return manifest.fixed_size
     stride = manifest.stride
-    whole = Size(height, width).padded_to(stride)
-    if tile is None:
-        side = _side_that_fits(manifest, height * width)
-        side = None if side is None else max(side // stride, 2) * stride
-    elif tile % stride or tile < 2 * stride:
-        raise UsageError(
-            f"A tile of {tile} pixels does not fit.", f"Use a multiple of {stride}, from {2 * stride}."
-        )
-    else:
-        side = tile
-    wanted = whole if side is None else Size(min(side, whole.height), min(side, whole.width))
+    wanted = Size(height, width).padded_to(stride)
+    if tile is not None:
+        if tile % stride or tile < 2 * stride:
+            raise UsageError(
+                f"A tile of {tile} pixels does not fit.", f"Use a multiple of {stride}, from {2 * stride}."
+            )
+        wanted = Size(min(tile, wanted.height), min(tile, wanted.width))
     if not backend.limits:
         return wanted
     fitting = [fit for part in backend.limits if (fit := _within(part, wanted)) is not None]
     if fitting:
         return min(fitting, key=lambda size: size.height * size.width)
-    if tile is not None:
-        raise UsageError(
-            f"{backend.name} takes no tiles of {wanted}.",
-            "It takes " + ", ".join(f"{part.min} to {part.max}" for part in backend.limits) + ".",
-        )
-    # Too large in one direction at least: the largest range, as much of it as the picture fills.
+    # Too large: the largest range, as much of it as the picture fills.
     part = max(backend.limits, key=lambda part: part.max.height * part.max.width)
     return Size(
         max(part.min.height, min(part.max.height, wanted.height)),
@@ -111,16 +132,6 @@ def _within(part: ShapeRange, size: Size) -> Size | None:
     if size.height > part.max.height or size.width > part.max.width:
         return None
     return Size(max(size.height, part.min.height), max(size.width, part.min.width))
-
-
-def _side_that_fits(manifest: GraphManifest, pixels: int) -> int | None:
-    """The side of tiles for a picture of so many pixels, or None to run it whole."""
-    if pixels <= ALWAYS_WHOLE or manifest.architecture == "identity":
-        return None if pixels <= MAX_PIXELS else AUTO_TILE
-    side = tile_side(manifest)
-    if pixels <= min(MAX_PIXELS, side * side):
-        return None
-    return side
 
 
 def pad(image: Image, size: Size) -> Image:
@@ -138,51 +149,71 @@ def pad(image: Image, size: Size) -> Image:
 
 def _tiled(backend: Backend, image: Image, cell: Size, overlap: int) -> Image:
     height, width = image.shape[:2]
-    whole = pad(image, Size(max(height, cell.height), max(width, cell.width)))
-    rows = list(_starts(whole.shape[0], cell.height, overlap))
-    columns = list(_starts(whole.shape[1], cell.width, overlap))
+    # Half a tile of overlap is the paper's protocol: a regular grid and a uniform average.
+    uniform = 2 * overlap in (cell.height, cell.width)
+    rows = list(_starts(height, cell.height, overlap, uniform))
+    columns = list(_starts(width, cell.width, overlap, uniform))
+    whole = pad(image, Size(rows[-1] + cell.height, columns[-1] + cell.width))
+    across = _weights(columns, cell.width, uniform)
+    down = _weights(rows, cell.height, uniform)
+    parts = (
+        np.ascontiguousarray(whole[top : top + cell.height, left : left + cell.width])
+        for top in rows
+        for left in columns
+    )
+    tiles = _in_flight(backend, parts)
     result = np.empty_like(whole)
     # One band of float at a time: an 8K picture in float would be 400 MB.
     carried: np.ndarray | None = None
     done = 0
-    across = _weights(columns, cell.width)
-    down = _weights(rows, cell.height)
     for i, top in enumerate(rows):
         band = np.zeros((cell.height, whole.shape[1], 3), np.float32)
         if carried is not None:
             band[: len(carried)] = carried
         for j, left in enumerate(columns):
-            part = whole[top : top + cell.height, left : left + cell.width]
-            restored = backend.run(np.ascontiguousarray(part)[None])[0]
-            band[:, left : left + cell.width] += restored * (
-                down[i][:, None, None] * across[j][None, :, None]
-            )
+            weights = down[i][:, None, None] * across[j][None, :, None]
+            band[:, left : left + cell.width] += next(tiles) * weights
         end = rows[i + 1] if i + 1 < len(rows) else whole.shape[0]
         result[done:end] = (band[: end - top] + 0.5).astype(np.uint8)
         carried, done = band[end - top :].copy(), end
     return np.ascontiguousarray(result[:height, :width])
 
 
-def _starts(length: int, tile: int, overlap: int) -> Iterator[int]:
-    """Offsets of the fewest tiles that cover `length` with at least `overlap`, evenly spread."""
+def _in_flight(backend: Backend, parts: Iterable[Image]) -> Iterator[Image]:
+    """Each part restored, in order, with as many in flight as the backend holds."""
+    waiting: deque[Any] = deque()
+    for part in parts:
+        if len(waiting) == backend.depth:
+            yield backend.result(waiting.popleft())[0]
+        waiting.append(backend.submit(part[None]))
+    while waiting:
+        yield backend.result(waiting.popleft())[0]
+
+
+def _starts(length: int, tile: int, overlap: int, regular: bool) -> Iterator[int]:
+    """Offsets of the fewest tiles that cover `length` with at least `overlap`.
+
+    Evenly spread within it, or on a regular grid from 0, whose last tile reaches beyond.
+    """
     if length <= tile:
         yield 0
         return
     count = 1 - (length - tile) // -(tile - overlap)
     for i in range(count):
-        yield round(i * (length - tile) / (count - 1))
+        yield i * (tile - overlap) if regular else round(i * (length - tile) / (count - 1))
 
 
-def _weights(starts: list[int], tile: int) -> list[np.ndarray]:
-    """Per tile, weights along one axis: linear ramps where tiles overlap, summing to 1 everywhere."""
+def _weights(starts: list[int], tile: int, uniform: bool) -> list[np.ndarray]:
+    """Per tile, weights along one axis that sum to 1 everywhere: linear ramps where tiles overlap, or
+    equal ones."""
     total = starts[-1] + tile
     ramps = []
     for i, start in enumerate(starts):
         weight = np.ones(tile)
-        if i > 0:
+        if i > 0 and not uniform:
             shared = starts[i - 1] + tile - start
             weight[:shared] = (np.arange(shared) + 0.5) / shared
-        if i + 1 < len(starts):
+        if i + 1 < len(starts) and not uniform:
             shared = start + tile - starts[i + 1]
             weight[tile - shared :] = np.minimum(
                 weight[tile - shared :], 1 - (np.arange(shared) + 0.5) / shared

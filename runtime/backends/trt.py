@@ -210,7 +210,9 @@ def deserialise(trt: Any, data: bytes, sidecar: EngineSidecar, logger: Any, path
     name = NAMES[sidecar.flavour]
     runtime = trt.Runtime(logger)
     if runtime is None:
-        raise EngineError(f"{name} does not start: {logger.said()}", "Are the GPU's driver and CUDA installed?")
+        raise EngineError(
+            f"{name} does not start: {logger.said()}", "Are the GPU's driver and CUDA installed?"
+        )
     if sidecar.options.get("version_compatible"):  # such plans bring their own runtime, as code
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(data)
