@@ -156,6 +156,7 @@ class AnytimeDerainer(Derainer):
         threads: int = 0,
         exit: int | None = None,
         latency_target_ms: float | None = None,
+        strict: bool = True,
     ) -> AnytimeDerainer:
         """Opens the graphs of a family that `sdps-export --exits all` wrote: all, or the one of `exit`.
 
@@ -177,13 +178,18 @@ class AnytimeDerainer(Derainer):
                         f"{file} is missing, or not the graph that {path.name} describes.",
                         "Export the family again, or copy the whole folder.",
                     )
-                backends[number] = open_backend(file, provider, threads)
+                backends[number] = open_backend(file, provider, threads, strict)
             macs = {number: members[number].macs for number in wanted}
             return cls(backends, macs, exit, latency_target_ms, tile, overlap)
         except BaseException:
             for backend in backends.values():
                 backend.close()
             raise
+
+    @property
+    def depth(self) -> int:
+        """One: each picture's time decides the next one's exit."""
+        return 1
 
     def __call__(self, rgb: Any) -> Image:
         start = time.perf_counter()

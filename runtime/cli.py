@@ -38,7 +38,7 @@ def run(
         ),
     ] = None,
     model: Annotated[
-        str, typer.Option(help="A bundled name, an ONNX file of sdps-export, or a checkpoint.")
+        str, typer.Option(help="A bundled name, a graph or engine of sdps-export, or a checkpoint.")
     ] = "sdps-nano",
     provider: Annotated[
         str,
@@ -46,6 +46,9 @@ def run(
             help="auto, openvino, cpu (ONNX Runtime), cuda, tensorrt, torch, or identity (no model)."
         ),
     ] = "auto",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail if that provider does not work here, instead of auto's.")
+    ] = False,
     compare: Annotated[
         str, typer.Option(help="Show rainy and derained: off, side (by side) or wipe.")
     ] = "off",
@@ -126,7 +129,7 @@ def run(
     source = open_source(uri, wait, start, duration, every, width, height, fps, fourcc, say=say)
 
     def load() -> Derainer:
-        return Derainer.load(model, provider, tile, overlap, threads, number, target_ms)
+        return Derainer.load(model, provider, tile, overlap, threads, number, target_ms, strict)
 
     try:
         derainer = load()

@@ -40,8 +40,10 @@ class Derainer:
         threads: int = 0,
         exit: int | None = None,
         latency_target_ms: float | None = None,
+        strict: bool = True,
     ) -> Derainer:
-        """Opens a bundled model, an ONNX file of sdps-export, a family of exits (.json), or a checkpoint.
+        """Opens a bundled model, an ONNX file of sdps-export, an engine, a family of exits (.json),
+        or a checkpoint.
 
         Args and errors: see `open_backend`, `tiling.restore`, and for `exit` and `latency_target_ms`,
         which go with a family, `AnytimeDerainer`.
@@ -50,13 +52,13 @@ class Derainer:
             from sdps.runtime.anytime import AnytimeDerainer
 
             path = Path(name_or_path)
-            return AnytimeDerainer.open(path, provider, tile, overlap, threads, exit, latency_target_ms)
+            return AnytimeDerainer.open(path, provider, tile, overlap, threads, exit, latency_target_ms, strict)
         if exit is not None or latency_target_ms is not None:
             raise UsageError(
                 f"{name_or_path} has one exit.",
                 "Give a family's .json; sdps-export --exits all makes it.",
             )
-        return cls(open_backend(name_or_path, provider, threads), tile, overlap)
+        return cls(open_backend(name_or_path, provider, threads, strict), tile, overlap)
 
     @property
     def manifest(self) -> GraphManifest:
