@@ -30,7 +30,7 @@ class Options:
         correct_bias: Put what is left of the mean error into the biases.
     """
 
-    calibrator: str = "best"
+    calibrator: str = "mse"
     equalise: bool = True
     compensate: bool = True
     correct_bias: bool = True

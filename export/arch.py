@@ -276,7 +276,7 @@ def _find_stride(model: nn.Module, pick: int) -> int:
     reason: object = "the output has another size"
     for stride in STRIDES:
         try:
-            x = torch.rand(1, 3, 3 * stride, 5 * stride)
+            x = _noise(3 * stride, 5 * stride)
             y = model(x)
             y = y[pick] if isinstance(y, (list, tuple)) else y
             if y.shape == x.shape:
@@ -293,7 +293,7 @@ def _find_stride(model: nn.Module, pick: int) -> int:
 def _check_output(name: str, network: ForeignNet) -> None:
     stride = network.space.stride
     side = -(-SMALLEST // stride) * stride
-    x = torch.rand(1, 3, side, side + stride)
+    x = _noise(side, side + stride)
     try:
         y = network(x)
     except Exception as error:
@@ -306,6 +306,11 @@ def _check_output(name: str, network: ForeignNet) -> None:
             f"{name} makes {got} of {tuple(x.shape)}; a picture of the same size is needed.",
             "Is another output wanted (--pick), or another --stride?",
         )
+
+
+def _noise(height: int, width: int) -> Tensor:
+    """The same picture every time, and nobody else's random numbers disturbed."""
+    return torch.rand(1, 3, height, width, generator=torch.Generator().manual_seed(0))
 
 
 def _three(flag: str, text: str | None) -> tuple[float, ...]:

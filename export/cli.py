@@ -297,7 +297,7 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="minmax, percentile, entropy, mse, or best of them for each tensor. (default: best)",
+            help="minmax, percentile, entropy, mse, or best of them for each tensor. (default: mse)",
             rich_help_panel=INT8_PANEL,
         ),
     ] = None,

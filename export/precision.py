@@ -167,7 +167,8 @@ def fp32_islands(model: ModelProto) -> set[int]:
     for index, node in enumerate(graph.node):
         sources = [name for name in node.input if types.get(name) in (FLOAT, UINT8) and name not in constants]
         if _is_spatial_mean(node, constants) or pooled.issuperset(sources):
-            pooled.update(node.output)
+            # A resized map is as large as the picture again: what convolves it is no longer cheap.
+            (early if node.op_type == "Resize" else pooled).update(node.output)
         elif node.op_type not in HEAVY and (early | pooled).issuperset(sources):
             early.update(node.output)
         else:

@@ -52,7 +52,9 @@ class Derainer:
             from sdps.runtime.anytime import AnytimeDerainer
 
             path = Path(name_or_path)
-            return AnytimeDerainer.open(path, provider, tile, overlap, threads, exit, latency_target_ms, strict)
+            return AnytimeDerainer.open(
+                path, provider, tile, overlap, threads, exit, latency_target_ms, strict
+            )
         if exit is not None or latency_target_ms is not None:
             raise UsageError(
                 f"{name_or_path} has one exit.",

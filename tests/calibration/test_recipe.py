@@ -103,7 +103,7 @@ def test_the_recipe_betters_plain_minmax_on_a_trained_network(tmp_path: Path) ->
     plain = Options("minmax", equalise=False, compensate=False, correct_bias=False)
     names = [layer.name for layer in layers]
     ours, theirs = (
-        verifier.measure(calibrate(model, layers, crops[::4], options, tmp_path / "s").graph(names))
+        verifier.measure(calibrate(model, layers, crops[::2], options, tmp_path / "s").graph(names))
         for options in (Options(), plain)
     )
     assert ours.noise < 0.8 * theirs.noise

@@ -172,7 +172,19 @@ def test_one_of_several_outputs_is_picked(hinet: tuple[Path, Path]) -> None:
 def test_what_cannot_be_traced_is_one_clear_line(hinet: tuple[Path, Path], tmp_path: Path) -> None:
     source, weights = hinet
     out = tmp_path / "out"
-    result = export(weights, "--arch", f"{source}:Counting", "--size", "32", "--out", out, "--engine", "none")
+    result = export(
+        weights,
+        "--arch",
+        f"{source}:Counting",
+        "--stride",
+        "8",
+        "--size",
+        "32",
+        "--out",
+        out,
+        "--engine",
+        "none",
+    )
     assert result.exit_code == 1
     assert len(result.stderr.strip().splitlines()) == 1
     assert "could not be traced to ONNX" in result.stderr

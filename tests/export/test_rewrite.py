@@ -112,7 +112,7 @@ def test_what_each_leaves(plain: ModelProto) -> None:
     before, after = operations(plain), operations(applied(plain))
     assert (before["PRelu"], after["PRelu"], after["LeakyRelu"]) == (before["PRelu"], 0, before["PRelu"])
     assert (after["Max"], after["Min"], after["Clip"]) == (0, 0, 1)
-    # Five up-samplings and two down-samplings have lost their 1x1 convolutions, two of them a lateral one too.
+    # Five up-samplings and two down-samplings have lost a 1x1 convolution, two of them a lateral one too,
     assert after["ConvTranspose"] == before["ConvTranspose"] == 5
     assert after["Conv"] == before["Conv"] - 5 - 2 - 2 + 3  # and three PSF attentions add up two
     assert after["GlobalAveragePool"] > 20
