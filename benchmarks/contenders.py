@@ -43,12 +43,12 @@ def export_both(network: SDPSFNet, manifest: GraphManifest, folder: Path) -> tup
     """
     need("onnx")
     need("onnxscript")
-    from sdps.export.onnx_export import describe, export_graph
+    from sdps.export.onnx_export import describe, export_graph, manifest_of
     from sdps.export.precision import to_fp16
 
     full = export_graph(network, manifest)
     half = to_fp16(full)
-    describe(half, replace(manifest, precision="fp16"))
+    describe(half, replace(manifest_of(full), precision="fp16"))
     paths = folder / f"{manifest.name}-fp32.onnx", folder / f"{manifest.name}-fp16.onnx"
     for path, model in zip(paths, (full, half), strict=True):
         write_bytes(path, model.SerializeToString())

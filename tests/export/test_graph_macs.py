@@ -10,7 +10,15 @@ from onnx import ModelProto
 from sdps.core.spec import Size
 from sdps.export.graph_macs import count_macs
 from sdps.export.job import network_macs
+from sdps.export.onnx_export import export_graph, manifest_of
 from sdps.model import SDPSFNet
+
+
+def test_a_graph_as_traced_counts_as_pytorch_counts(
+    graph: Callable[..., ModelProto], tiny_network: SDPSFNet
+) -> None:
+    plain = export_graph(tiny_network, manifest_of(graph("fp32", "61x90")), rewrites=())
+    assert count_macs(plain) == network_macs(tiny_network, Size(64, 92))  # torch's counter / 2
 
 
 @pytest.mark.parametrize(
@@ -21,10 +29,11 @@ from sdps.model import SDPSFNet
         ("fp16", "dynamic", Size(256, 256)),
     ],
 )
-def test_graphs_count_as_pytorch_counts(
+def test_rewrites_leave_less_to_do(
     graph: Callable[..., ModelProto], tiny_network: SDPSFNet, precision: str, size: str, counted_at: Size
 ) -> None:
-    assert count_macs(graph(precision, size)) == network_macs(tiny_network, counted_at)  # torch's counter / 2
+    whole = network_macs(tiny_network, counted_at)
+    assert 0.9 * whole < count_macs(graph(precision, size)) < whole
 
 
 def test_the_full_network_counts_as_published() -> None:
