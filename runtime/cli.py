@@ -110,8 +110,8 @@ def run(
         raise UsageError(
             "Give either --input or --camera.", "For example: sdps-run --input demo, or sdps-run --camera 0"
         )
+    from sdps.core.packages import package_advice
     from sdps.runtime.anytime import parse_exit
-    from sdps.runtime.backends import package_advice
     from sdps.runtime.derainer import Derainer
     from sdps.runtime.run_view import RunView, judge, sentence
     from sdps.runtime.sinks import open_sink

@@ -11,8 +11,7 @@ SHARE = 0.5
 """Of the free memory that a tile may take: other processes grow too, and frames wait in queues."""
 SMALLEST_TILE, LARGEST_TILE = 256, 1024
 """Tiles of 128 lose a decibel and more, as the network takes means over what it sees; from 256 on
-hardly any
-(docs/tiling.md)."""
+hardly any (docs/tiling.md)."""
 MAPS = 22
 """Full-resolution maps of the widest kind in FP32 that an engine holds at its peak: measured 16 to 25
 in ONNX Runtime and 8 to 12 in OpenVINO, for sdps-nano and the paper's network (docs/tiling.md)."""

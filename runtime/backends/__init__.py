@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 from sdps.core.artifact import sha256_of
@@ -18,7 +17,7 @@ PROVIDERS = ("auto", "openvino", "cpu", "cuda", "tensorrt", "torch", "identity")
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
 ENGINES = (".engine", ".plan")
 
-__all__ = ["PROVIDERS", "Backend", "open_backend", "package_advice"]
+__all__ = ["PROVIDERS", "Backend", "open_backend"]
 
 
 def open_backend(
@@ -142,19 +141,3 @@ def _candidates(path: Path, threads: int, against: list[str]) -> Iterator[tuple[
 
 def _clause(error: SdpsError) -> str:
     return error.message.rstrip(".")
-
-
-def package_advice() -> str:
-    """One line if both builds of ONNX Runtime are installed, which overwrite each other; else ''."""
-    found = []
-    for name in ("onnxruntime", "onnxruntime-gpu"):
-        try:
-            found.append(distribution(name).metadata["Name"])
-        except PackageNotFoundError:
-            continue
-    if len(found) < 2:
-        return ""
-    return (
-        "onnxruntime and onnxruntime-gpu are both installed and overwrite each other's files. Mend it with: "
-        "pip uninstall -y onnxruntime onnxruntime-gpu && pip install onnxruntime-gpu"
-    )
