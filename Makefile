@@ -3,7 +3,7 @@
 #   make test   sets up and passes the tests
 PYTHON ?= python3
 VENV ?= .venv
-TORCH ?= torch==2.13.0
+TORCH ?= torch==2.13.0 torchvision==0.28.0
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check --quiet
 
@@ -30,7 +30,7 @@ $(VENV)/.runtime: $(VENV)/.venv pyproject.toml
 	$(PIP) install -e '.[cpu,window]'
 	touch $@
 
-# torch by itself first: the version is pinned, and the other packages then take it as it is.
+# PyTorch first, torchvision (for spandrel) of the same release: alone, a newer one would replace torch.
 $(VENV)/.dev: $(VENV)/.venv pyproject.toml
 	$(PIP) install $(TORCH)
 	$(PIP) install -e '.[dev]'

@@ -89,10 +89,11 @@ def receptive_radius(manifest: GraphManifest) -> int:
 
     The longest path: in the first stage 4 (shallow features) + 28 (encoder: 4, 8 and 16 at its three
     levels) + 49 (decoder: 28, 14, 7) = 81; in each middle stage 1 + 28 + 49; in the last one 1, three
-    blocks of 2 * cabs + 1, and 1; and 3 more for where halving samples. Measured in the tests.
+    blocks of 2 * cabs + 1, and 1; and 3 more in each stage that halves, for where it samples.
     """
     config = manifest.config
-    return 81 + 78 * int(config.get("tau", 3)) + 3 * (2 * int(config.get("cabs", 8)) + 1) + 2 + 3
+    tau, cabs = int(config.get("tau", 3)), int(config.get("cabs", 8))
+    return (81 + 3) + (78 + 3) * tau + 3 * (2 * cabs + 1) + 2
 
 
 def default_overlap(manifest: GraphManifest) -> int:

@@ -100,7 +100,8 @@ class Trainer:
                 )
         # On the CPU it is no faster, and its backward crashes on maps of one channel.
         self.layout = torch.channels_last if fabric.device.type == "cuda" else torch.contiguous_format
-        network.to(memory_format=self.layout)  # type: ignore[call-overload]
+        anything: Any = network  # PyTorch's stubs of `to` lack this form in some versions
+        anything.to(memory_format=self.layout)
         optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, betas=(0.9, 0.999))
         # Compiling fuses what stands between the convolutions; it takes minutes, once per patch size.
         module: Any = torch.compile(network) if compiled else network
