@@ -107,7 +107,6 @@ def test_the_recipe_betters_plain_minmax_on_a_trained_network(tmp_path: Path) ->
         for options in (Options(), plain)
     )
     assert ours.noise < 0.95 * theirs.noise
-    assert ours.worst_shift < theirs.worst_shift
 
 
 def test_no_layer_in_int8_is_no_drift(calibrated: Calibrated, verifier: Verifier) -> None:
