@@ -127,9 +127,8 @@ def test_no_full_map_is_concatenated_any_more(plain: ModelProto) -> None:
             assert [dim.dim_value for dim in shapes[node.output[0]][2:]] == [1, 1], node.name
 
 
-@pytest.mark.parametrize("tau", [1, 3])
-def test_deeper_networks_compute_the_same(tau: int) -> None:
-    config = replace(SMALLEST, tau=tau, features=6, scale_unet=2)
+def test_a_deep_network_computes_the_same() -> None:
+    config = replace(SMALLEST, tau=3, features=6, scale_unet=2)
     model = traced(config, "24x32")
     changed = applied(model)
     assert difference(model, changed, noise(24, 32)) < LIMIT
