@@ -10,8 +10,9 @@ from sdps.model.psfnet import SDPSFNetConfig
 PAPER = SDPSFNetConfig()
 NANO = SDPSFNetConfig(tau=0, features=8, scale_unet=4, scale_orb=4, cabs=2)
 """For CPUs and small Jetsons: half a million parameters, 2.6 GMACs at 256x256."""
-SMALL = SDPSFNetConfig(tau=1, features=16, scale_unet=8, scale_orb=8, cabs=4)
-"""For GPUs of laptops and larger Jetsons: at most 25 GMACs at 256x256."""
+SMALL = SDPSFNetConfig(tau=0, features=16, scale_unet=16, scale_orb=8, cabs=4)
+"""For GPUs of laptops and larger Jetsons: a million parameters, 16.3 GMACs at 256x256. No middle stage,
+so that it can grow out of a trained nano (growth.py)."""
 
 LADDER = {
     "mprnet": replace(PAPER, ablation="mprnet"),

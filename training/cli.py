@@ -46,16 +46,20 @@ def train(
         ),
     ] = None,
     preset: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="NAME",
             help="Network and recipe: paper, nano, small; tau0..tau3; mprnet, gates, hierarchical, csff, "
-            "psf1, psf40.",
+            "psf1, psf40. (default: paper)",
         ),
-    ] = "paper",
+    ] = None,
     start: Annotated[
         str | None,
-        typer.Option("--from", metavar="WEIGHTS|NAME", help="Begin with these weights (their network)."),
+        typer.Option(
+            "--from",
+            metavar="WEIGHTS|NAME",
+            help="Begin with these weights: their network, grown into that of --preset if that is given.",
+        ),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -155,6 +159,7 @@ def train(
     if sum(value is not None for value in (epochs, steps)) == 2:
         raise UsageError("--epochs and --steps both give the length.", "Give one of them.")
     minutes = parse_minutes(budget) if budget else float("inf")
+    given, preset = preset, preset or "paper"
     from sdps.core.console import need
 
     torch = need("torch", "train")
@@ -172,7 +177,7 @@ def train(
     source, validate = choose(data, photos, max(size for _, size, _ in recipe.phases), say)
     recipe = _long(recipe, preset, epochs, steps, source.count)
     torch.manual_seed(recipe.seed)
-    network = _network(preset, start)
+    network = _network(given, start)
     folder = RunFolder(out or Path("runs") / preset, source)
     if workers is None:
         workers = 0 if fabric.device.type == "cpu" else min(8, (torch.get_num_threads() + 1) // 2)
@@ -232,14 +237,16 @@ def _long(recipe: Recipe, preset: str, epochs: int | None, steps: int | None, pi
     return replace(recipe, warmup=min(recipe.warmup, max(1, recipe.steps // 10)))
 
 
-def _network(preset: str, start: str | None) -> SDPSFNet:
+def _network(preset: str | None, start: str | None) -> SDPSFNet:
     from sdps.model import SDPSFNet, load_checkpoint
+    from sdps.model.growth import grow
     from sdps.model.presets import network_config
     from sdps.model.zoo import find_weights
 
     if start is None:
-        return SDPSFNet(network_config(preset))
-    return load_checkpoint(find_weights(start)).requires_grad_()
+        return SDPSFNet(network_config(preset or "paper"))
+    network = load_checkpoint(find_weights(start))
+    return (grow(network, network_config(preset)) if preset else network).requires_grad_()
 
 
 def main() -> None:

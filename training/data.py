@@ -84,8 +84,9 @@ class RainyPatches(Patches):
     def _cut(self, rng: np.random.Generator) -> Image:
         photo = self.photos[int(rng.choice(len(self.photos), p=self.chances))]
         height, width = photo.shape[:2]
-        # Up to twice the patch, shrunk: pictures at other scales, and finer detail.
-        side = int(min(self.patch * float(rng.choice([1, 1, rng.uniform(1, 2)])), height, width))
+        # Half of them of up to two and a half patches, shrunk: pictures at other scales, and finer
+        # detail, which a network that never saw it takes for drizzle.
+        side = int(min(self.patch * float(rng.choice([1, rng.uniform(1, 2.5)])), height, width))
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         cut = photo[top : top + side, left : left + side]
         if side != self.patch:
