@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,9 +16,18 @@ from sdps.core.errors import UsageError
 
 if TYPE_CHECKING:
     from sdps.core.frame import Image
-    from sdps.training.datasets import Pair
     from sdps.training.protocol import Mean, PictureScore
     from sdps.training.restorers import Restorer
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """Pictures that are scored together: name, rainy and clean, read one after the other."""
+
+    name: str
+    count: int
+    pictures: Iterable[tuple[str, Image, Image]]
+
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -42,12 +52,13 @@ def evaluate(
         Path | None, typer.Argument(metavar="[TARGET]", help="The same pictures without rain.")
     ] = None,
     protocol: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="paper|frame|both",
-            help="Tiles of 128 as behind the paper's numbers, or whole pictures as sdps-run restores them.",
+            help="Tiles of 128 as behind the paper's numbers, or whole pictures as sdps-run restores them. "
+            "(default: paper; frame on the held-out photographs)",
         ),
-    ] = "paper",
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write scores.csv (each picture), scores.json and worst.png there."),
@@ -75,8 +86,10 @@ def evaluate(
 
     Without pictures: on the held-out photographs with synthetic rain, fetched if need be.
     """
+    protocol = protocol or ("frame" if rainy is None else "paper")
     if protocol not in ("paper", "frame", "both"):
         raise UsageError(f"There is no protocol {protocol!r}.", "Choose from paper, frame, both.")
+    protocols = ("paper", "frame") if protocol == "both" else (protocol,)
     from sdps.core.console import need
 
     torch = need("torch", "train")
@@ -86,22 +99,15 @@ def evaluate(
 
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if rainy is None:
-        if out:
-            raise UsageError("--out goes with pictures of your own.", "Give INPUT and TARGET, or a data set.")
-        with closing(open_restorer(model, provider, device)) as restorer:
-            _held_out(restorer, limit, as_json)
-        return
-    sets = _sets(rainy, clean, limit)
-    protocols = ("paper", "frame") if protocol == "both" else (protocol,)
+    sets = _held_out(limit) if rainy is None else _folders(rainy, clean, limit)
     with closing(open_restorer(model, provider, device)) as restorer:
-        _score_sets(restorer, sets, protocols, out, worst, as_json)
+        _score(restorer, sets, protocols, out, worst, as_json)
 
 
-def _sets(rainy: Path, clean: Path | None, limit: int) -> dict[str, list[Pair]]:
+def _folders(rainy: Path, clean: Path | None, limit: int) -> list[PictureSet]:
     """The pairs to score, by set; a picture that does not fit is refused by name."""
     from sdps.core.metrics import SMALLEST
-    from sdps.training.datasets import check_pairs, pair_up, recognise, refuse
+    from sdps.training.datasets import check_pairs, pair_up, read_pair, recognise, refuse
 
     if clean is not None:
         pairs, problems = pair_up(rainy, clean)
@@ -120,35 +126,45 @@ def _sets(rainy: Path, clean: Path | None, limit: int) -> dict[str, list[Pair]]:
     if limit:
         sets = {name: pairs[:limit] for name, pairs in sets.items()}
     refuse([line for pairs in sets.values() for line in check_pairs(pairs, SMALLEST)[1]])
-    return sets
+    return [
+        PictureSet(name, len(pairs), ((pair.name, *read_pair(pair)) for pair in pairs))
+        for name, pairs in sets.items()
+    ]
 
 
-def _score_sets(
+def _held_out(limit: int) -> list[PictureSet]:
+    from sdps.training.evaluate import held_out, looks_here
+    from sdps.training.photos import photo_list
+
+    count = min(limit or 10**9, len(photo_list("evaluate")))
+    return [PictureSet(look, count, held_out(look, limit)) for look in looks_here()]
+
+
+def _score(
     restorer: Restorer,
-    sets: dict[str, list[Pair]],
+    sets: list[PictureSet],
     protocols: tuple[str, ...],
     out: Path | None,
     worst: int,
     as_json: bool,
 ) -> None:
     from sdps.training import report
-    from sdps.training.datasets import read_pair
     from sdps.training.protocol import means, score_pictures
     from sdps.training.worst_sheet import WorstSheet
 
     found: dict[str, list[Mean]] = {}
     scores: dict[str, list[PictureScore]] = {}
-    sheet = WorstSheet(worst)
-    with _progress(sum(len(pairs) for pairs in sets.values())) as advance:
-        for name, pairs in sets.items():
+    sheet = WorstSheet(worst, len(sets))
+    with _progress(sum(one.count for one in sets)) as advance:
+        for one in sets:
 
-            def pictures(pairs: list[Pair] = pairs) -> Iterator[tuple[str, Image, Image]]:
-                for pair in pairs:
-                    yield (pair.name, *read_pair(pair))
+            def pictures(one: PictureSet = one) -> Iterator[tuple[str, Image, Image]]:
+                for picture in one.pictures:
+                    yield picture
                     advance()
 
-            scores[name] = score_pictures(pictures(), restorer, protocols, partial(sheet.add, name))
-            found[name] = means(scores[name])
+            scores[one.name] = score_pictures(pictures(), restorer, protocols, partial(sheet.add, one.name))
+            found[one.name] = means(scores[one.name])
     if out:
         report.write_csv(out / "scores.csv", scores)
         report.write_means(out / "scores.json", restorer.name, found)
@@ -159,30 +175,6 @@ def _score_sets(
         report.show(restorer.name, found)
     if out:
         typer.echo(f"wrote {out / 'scores.csv'}, scores.json and worst.png", err=True)
-
-
-def _held_out(restorer: Restorer, limit: int, as_json: bool) -> None:
-    import json
-    import math
-
-    from rich.console import Console
-
-    from sdps.training.evaluate import evaluate, looks_here, summarise, table
-    from sdps.training.photos import load_split
-
-    photos = load_split("evaluate")[: limit or None]
-    looks = looks_here()
-    with _progress(len(looks) * len(photos)) as advance:
-        scores = evaluate(restorer.frame, photos, looks, lambda done: advance())
-    if as_json:
-        rows: list[dict[str, Any]] = []
-        for look, *values in summarise(scores):
-            finite = [value if math.isfinite(value) else None for value in values]
-            names = ("rain", "before", "after", "gain", "worst_gain")
-            rows.append(dict(zip(names, (look, *finite), strict=True)))
-        typer.echo(json.dumps({"model": restorer.name, "photographs": len(photos), "psnr_rgb": rows}))
-    else:
-        Console().print(table(restorer.name, scores))
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,26 +24,30 @@ CONVENTION = {
 
 
 def show(model: str, found: Mapping[str, Sequence[Mean]]) -> None:
-    """Prints the means of each set."""
+    """Prints the means of each set, and what the columns mean."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     used = {row.protocol: PROTOCOL[row.protocol] for rows in found.values() for row in rows}
+    table = Table(title=f"{model}: PSNR in dB | SSIM")
+    for column in ("set", "pictures", "protocol", "on", "rainy", "derained", "gain", "worst gain"):
+        table.add_column(column, justify="left" if column in ("set", "protocol", "on") else "right")
     for name, rows in found.items():
-        table = Table(title=f"{model}\n{name}: {rows[0].pictures} pictures, PSNR in dB | SSIM")
-        table.add_column("protocol")
-        table.add_column("on")
-        for column in ("rainy", "derained", "gain", "worst gain"):
-            table.add_column(column, justify="right")
         for row in rows:
-            before, after = (f"{q.psnr:.2f} | {q.ssim:.4f}" for q in (row.before, row.after))
-            gain = row.after.psnr - row.before.psnr
-            label = row.convention.upper()
-            table.add_row(row.protocol, label, before, after, f"{gain:+.2f}", f"{row.worst_gain:+.2f}")
-        console.print(table)
+            before, after = (f"{_db(q.psnr)} | {q.ssim:.4f}" for q in (row.before, row.after))
+            gain, label = row.after.psnr - row.before.psnr, row.convention.upper()
+            gains = (_db(gain, "+.2f"), _db(row.worst_gain, "+.2f"))
+            table.add_row(name, str(row.pictures), row.protocol, label, before, after, *gains)
+        table.add_section()
+    console.print(table)
     for label, meaning in (used | {key.upper(): text for key, text in CONVENTION.items()}).items():
         console.print(f"{label}: {meaning}", highlight=False)
+
+
+def _db(value: float, form: str = ".2f") -> str:
+    """A dash for what is not finite: the PSNR of equal pictures, and a gain over it."""
+    return format(value, form) if math.isfinite(value) else "-"
 
 
 def to_json(model: str, found: Mapping[str, Sequence[Mean]]) -> str:

@@ -20,34 +20,37 @@ AMPLIFIED = 4
 
 
 class WorstSheet:
-    """Keeps the pictures with the lowest PSNR as they come; so memory does not grow with the set.
+    """Keeps each set's pictures of the lowest PSNR as they come; so memory does not grow with the set.
 
     Args:
-        rows: How many to keep.
+        rows: How many to keep, shared among the sets; at least one of each.
+        sets: How many sets there are.
     """
 
-    def __init__(self, rows: int = 6) -> None:
-        self.rows = rows
-        self.kept: list[tuple[float, str, Image]] = []
+    def __init__(self, rows: int = 6, sets: int = 1) -> None:
+        self.rows = max(1, rows // sets)
+        self.kept: dict[str, list[tuple[float, Image]]] = {}
 
     def add(self, group: str, score: PictureScore, rainy: Image, result: Image, clean: Image) -> None:
         """Considers a picture of a set; images are (H, W, 3) uint8 RGB of one size."""
-        if len(self.kept) == self.rows and score.after.psnr >= self.kept[-1][0]:
+        kept = self.kept.setdefault(group, [])
+        if len(kept) == self.rows and score.after.psnr >= kept[-1][0]:
             return
         text = (
             f"{group} {score.picture}: {score.before.psnr:.2f} -> {score.after.psnr:.2f} dB, "
             f"SSIM {score.before.ssim:.3f} -> {score.after.ssim:.3f}"
         )
-        self.kept.append((score.after.psnr, text, _row(text, rainy, result, clean)))
-        self.kept = sorted(self.kept, key=lambda row: row[0])[: self.rows]
+        kept.append((score.after.psnr, _row(text, rainy, result, clean)))
+        kept.sort(key=lambda row: row[0])
+        del kept[self.rows :]
 
     def write(self, path: Path) -> None:
-        """Writes the sheet as PNG, worst first. Without a picture nothing is written."""
+        """Writes the sheet as PNG, each set's worst first. Without a picture nothing is written."""
         if not self.kept:
             return
         cv2 = need("cv2")
         head = _text(f"rainy | restored | truth | error x{AMPLIFIED}", 4 * WIDTH)
-        sheet = np.concatenate([head, *(row for _, _, row in self.kept)])
+        sheet = np.concatenate([head, *(row for kept in self.kept.values() for _, row in kept)])
         write_bytes(path, cv2.imencode(".png", sheet[:, :, ::-1])[1].tobytes())
 
 

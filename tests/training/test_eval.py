@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sdps.core.frame import Image
 from sdps.model import SDPSFNet, save_checkpoint
 from sdps.model.deploy import denormalise, normalise
 from sdps.model.zoo import bundled
+from sdps.runtime.bundled import resolve
 from sdps.training.eval_cli import app
 from sdps.training.protocol import paper_tiles, score_pictures
 from sdps.training.restorers import NetworkRestorer, open_restorer
@@ -129,10 +131,26 @@ def test_the_command_writes_what_scikit_image_says(checkpoint: Path, folder: Pat
     assert sheet.shape == (22 + (22 + round(320 * 96 / 150)) + (22 + round(320 * 140 / 100)), 1280, 3)
 
 
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="photographs come as a Debian package")
+def test_without_pictures_the_held_out_photographs_are_rained_on(tmp_path: Path) -> None:
+    code, stdout, _ = run(resolve("sdps-nano"), "--limit", "1", "--out", tmp_path, "--json")
+    assert code == 0
+    rows = list(csv.DictReader((tmp_path / "scores.csv").open()))
+    sets = [row["set"] for row in rows]
+    assert sets[:6] == ["heavy", "medium", "light", "drizzle", "dry", "foreign"]
+    found = json.loads(stdout)["sets"]
+    assert found["dry"][0]["before"]["psnr"] is None  # equal pictures
+    assert found["heavy"][0]["protocol"] == "frame"
+    assert found["heavy"][0]["worst_gain"] > 3
+    assert found["heavy"][0]["before"]["psnr"] < found["light"][0]["before"]["psnr"]
+    # A row of each kind of rain.
+    assert cv2.imread(str(tmp_path / "worst.png")).shape[0] > 22 + len(sets) * 100
+
+
 def test_two_folders_and_the_labels(checkpoint: Path, folder: Path) -> None:
     code, stdout, _ = run(checkpoint, folder / "input", folder / "target", "--limit", "1")
     assert code == 0
-    for label in ("tiles of 128 by 64", "RGB; SSIM with a 7x7", "BT.601", "11x11 Gaussian", "1 pictures"):
+    for label in ("tiles of 128 by 64", "RGB; SSIM with a 7x7", "BT.601", "11x11 Gaussian", "input "):
         assert label in stdout
 
 
