@@ -85,8 +85,8 @@ def main() -> None:
         table.add_column(column, justify="left" if column in ("preset", "network") else "right")
     last = (next(reversed(LADDER)), next(reversed(STAGES)))
     for rung in rungs():
-        row = (rung.name, rung.label, f"{rung.parameters:,}", f"{rung.macs / 1e9:.2f}")
-        row = (*row, f"{rung.paper_psnr:.2f}" if rung.paper_psnr else "")
+        paper = f"{rung.paper_psnr:.2f}" if rung.paper_psnr else ""
+        row = (rung.name, rung.label, f"{rung.parameters:,}", f"{rung.macs / 1e9:.2f}", paper)
         table.add_row(*row, end_section=rung.name in last)
     Console().print(table)
 

@@ -20,6 +20,9 @@ class Recipe:
         rate, final_rate: Learning rate after warm-up and at the end (cosine between).
         warmup: Steps of linear warm-up.
         edge, frequency, decibels: Weights of the loss terms (losses.py).
+        normalised: Whether the loss compares pictures in the network's normalised space, as the
+            authors' loop does, and not in RGB 0..1. It is then about four times as large, which
+            counts against Charbonnier's epsilon and the gradient's bound.
         clip: Bound of the gradient norm.
         average: Decay of the moving average of the weights, which is what is kept; 0 keeps the
             weights themselves.
@@ -34,6 +37,7 @@ class Recipe:
     edge: float = 0.05
     frequency: float = 0.0
     decibels: float = 0.01
+    normalised: bool = False
     clip: float = 2.0
     average: float = 0.999
     seed: int = 0
@@ -68,10 +72,11 @@ PAPER = Recipe(
     edge=0.05,
     frequency=0.01,
     decibels=0.0,
+    normalised=True,
     clip=2.0,
     average=0.0,
 )
-"""The paper's recipe (NETWORK.md), but for its length, which is counted in epochs."""
+"""The paper's recipe and the authors' loop, but for its length, which is counted in epochs."""
 
 BUNDLED = Recipe()
 """That of the bundled models: larger patches at the end, the decibel loss, a moving average."""

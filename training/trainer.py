@@ -133,7 +133,10 @@ class Trainer:
             group["lr"] = recipe.learning_rate(self.position)
         rainy, clean = (part.to(fabric.device, non_blocking=True) for part in self._batch())
         outputs = self.forward(normalise(rainy).contiguous(memory_format=self.layout))
-        loss: Tensor = self.loss([denormalise(output) for output in outputs], clean)
+        if recipe.normalised:
+            loss: Tensor = self.loss(outputs, normalise(clean))
+        else:
+            loss = self.loss([denormalise(output) for output in outputs], clean)
         self.optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss)
         norm = fabric.clip_gradients(

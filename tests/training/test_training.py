@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +14,7 @@ from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.core.metrics import psnr
 from sdps.model import SDPSFNet, SDPSFNetConfig
+from sdps.model.deploy import normalise
 from sdps.training.data import PairPatches, PhotoSource, RainyPatches
 from sdps.training.datasets import Pair
 from sdps.training.evaluate import rainy_pairs
@@ -124,6 +126,15 @@ def test_the_papers_recipe() -> None:
     assert recipe.learning_rate(recipe.warmup) == pytest.approx(1e-4)
     assert recipe.learning_rate(recipe.steps) == pytest.approx(1e-6)
     assert (recipe.frequency, recipe.edge, recipe.clip, recipe.phases) == (0.01, 0.05, 2.0, ((0, 128, 2),))
+
+
+def test_the_papers_loss_is_taken_in_the_normalised_space(photos: list[Image]) -> None:
+    recipe = replace(PAPER, steps=2, phases=((0.0, 32, 2),))
+    run = Trainer(network := SDPSFNet(NET), PhotoSource(photos), recipe)
+    rainy, clean = run.steps[0, 0]
+    with torch.no_grad():
+        expected = StageLoss()(network(normalise(rainy)), normalise(clean))
+    assert run.advance() == pytest.approx(float(expected), rel=1e-5)
 
 
 def test_workers_prepare_the_very_same_patches(photos: list[Image]) -> None:
