@@ -52,6 +52,10 @@ class ModelError(SdpsError):
     """A model file cannot be run by sdps."""
 
 
+class TrainingError(SdpsError):
+    """The device failed or its memory ran out while training; what was saved stays."""
+
+
 class SourceError(SdpsError):
     """Frames cannot be read."""
 

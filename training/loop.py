@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from sdps.core.errors import TrainingError
 from sdps.training.run_folder import RunFolder
 from sdps.training.trainer import Trainer
 from sdps.training.validation import Group, Validate, overall
@@ -132,7 +133,8 @@ def train(
         ):
             batch = trainer.recipe.phases[trainer.recipe.phase(trainer.position)][2]
             begin = time.monotonic()
-            losses.append(trainer.advance())
+            with _failing_clearly(trainer, marked_step):
+                losses.append(trainer.advance())
             busy, patches = busy + time.monotonic() - begin, patches + batch
             taken = trainer.step - since_step
             if taken == WARM:
@@ -167,6 +169,26 @@ def train(
     speed = patches / max(busy, 1e-9)
     finished = not stop.signal
     return Ending(finished, stop.signal, trainer.step, trainer.skipped, notes["best"], speed)
+
+
+@contextmanager
+def _failing_clearly(trainer: Trainer, saved: int) -> Iterator[None]:
+    """Says in a line what a lost device or full memory means for the run."""
+    try:
+        yield
+    except RuntimeError as error:  # PyTorch has no narrower class for either on all its devices
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if "memory" in text:
+            raise TrainingError(
+                f"Memory ran out at step {trainer.step}: {text}",
+                "Use a smaller --batch or --patch, which begins another run.",
+            ) from error
+        if any(word in text for word in ("CUDA", "cuDNN", "NCCL", "cublas")):
+            raise TrainingError(
+                f"The device failed at step {trainer.step}: {text}",
+                f"The same command goes on from step {saved}.",
+            ) from error
+        raise
 
 
 def _fit(trainer: Trainer, seconds_left: float, steps_per_second: float) -> None:

@@ -8,6 +8,8 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -250,6 +252,29 @@ def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "run" / "best.safetensors").config.features == 8
     assert CliRunner().invoke(app, arguments).exit_code == 0
     assert CliRunner().invoke(app, [*arguments, "--rate", "0.5"]).exit_code == 2
+
+
+STARVED = """
+import resource, sys
+import lightning_fabric, torch, torch.utils.tensorboard
+from sdps.training import cli
+torch.set_num_threads(1)
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 400_000_000,) * 2)
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_memory_that_runs_out_is_one_clear_line(tmp_path: Path) -> None:
+    for i, photo in enumerate(scenes(3, 130)):
+        save(tmp_path / "photos" / f"{i}.png", photo)
+    arguments = ["--preset", "nano", "--photos", str(tmp_path / "photos"), "--out", str(tmp_path / "run"),
+                 "--patch", "128", "--batch", "256", "--steps", "2", "--device", "cpu"]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", STARVED, *arguments], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "Memory ran out at step 0" in done.stderr and "smaller --batch" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(("text", "minutes"), [("45m", 45), ("2h", 120), ("1h30m", 90), ("90s", 1.5)])
