@@ -19,15 +19,30 @@ from sdps.core.artifact import write_json
 from sdps.core.console import failing_clearly
 from sdps.core.metrics import psnr
 from sdps.runtime.backends import open_backend
+from sdps.runtime.context import FrameContext
 from sdps.runtime.tiling import restore
 
 LOOKS = ("heavy", "medium", "light", "drizzle")
-WAYS: dict[str, tuple[int | None, int | None]] = {
-    "whole": (None, None),
-    "tile 128, overlap 64, uniform (the paper's)": (128, 64),
-    "tile 128": (128, None),
-    "tile 256": (256, None),
-    "tile 512": (512, None),
+WHOLE = "whole"
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a picture is cut, as for sdps-run: --tile, --overlap, --context."""
+
+    tile: int
+    overlap: int | None = None
+    context: str = "tile"
+
+
+WAYS = {
+    "tile 128, overlap 64, uniform (the paper's)": Way(128, 64),
+    "tile 128": Way(128),
+    "tile 128, frame context": Way(128, context="frame"),
+    "tile 256": Way(256),
+    "tile 256, frame context": Way(256, context="frame"),
+    "tile 512": Way(512),
+    "tile 512, frame context": Way(512, context="frame"),
 }
 app = typer.Typer(add_completion=False)
 
@@ -53,7 +68,7 @@ def main(
     threads: Annotated[int, typer.Option(min=0, help="0 leaves it to the engine.")] = 0,
     out: Annotated[Path | None, typer.Option(help="Write every figure to this JSON file.")] = None,
 ) -> None:
-    """PSNR of tiles of several sizes against the whole picture."""
+    """PSNR of tiles of several sizes and contexts against the whole picture."""
     from rich.console import Console
     from rich.progress import track
     from rich.table import Table
@@ -65,26 +80,30 @@ def main(
     backend = open_backend(model, provider, threads)
     originals = load_split("evaluate", longest)[:photos]
     pairs = [(look, pair) for look in LOOKS for pair in enumerate(rainy_pairs(originals, look))]
+    ways = {name: way for name, way in WAYS.items() if way.context == "tile" or backend.manifest.tile_means}
+    if len(ways) < len(WAYS):
+        typer.echo("No frame context: the model is not of sdps-export --tile-means.", err=True)
     rows: list[Row] = []
     for look, (number, (rainy, clean)) in track(pairs, console=Console(stderr=True)):
         whole = restore(backend, rainy)
-        for way, (tile, overlap) in WAYS.items():
-            tiled = whole if tile is None else restore(backend, rainy, tile, overlap)
-            same = None if tile is None else psnr(tiled, whole)
-            rows.append(Row(look, number, way, psnr(tiled, clean), same))
+        rows.append(Row(look, number, WHOLE, psnr(whole, clean), None))
+        for name, way in ways.items():
+            context = FrameContext() if way.context == "frame" else None
+            tiled = restore(backend, rainy, way.tile, way.overlap, context)
+            rows.append(Row(look, number, name, psnr(tiled, clean), psnr(tiled, whole)))
     backend.close()
     table = Table("way", *LOOKS, "all", "worst", "like the whole", title=f"{backend.name}, dB")
     truth = {(row.look, row.picture, row.way): row.truth_db for row in rows}
-    for way in WAYS:
+    for name in (WHOLE, *ways):
         lost = {
-            (look, number): truth[look, number, way] - truth[look, number, "whole"]
+            (look, number): truth[look, number, name] - truth[look, number, WHOLE]
             for look, number, other in truth
-            if other == way
+            if other == name
         }
         means = [float(np.mean([v for key, v in lost.items() if key[0] == look])) for look in LOOKS]
-        alike = [row.whole_db for row in rows if row.way == way and row.whole_db is not None]
+        alike = [row.whole_db for row in rows if row.way == name and row.whole_db is not None]
         table.add_row(
-            way,
+            name,
             *(f"{mean:+.2f}" for mean in means),
             f"{np.mean(list(lost.values())):+.2f}",
             f"{min(lost.values()):+.2f}",

@@ -35,6 +35,8 @@ class GraphManifest:
         rewrites: Exact rewrites that the graph went through, by name, and in how many places.
         exit: Which of the network's supervised images it gives, from 0; -1 is the result.
         int8: Of an INT8 graph: its calibration set, drift, and which layers are not INT8.
+        tile_means: How many means over the picture the graph tells, and takes in their place (`means.py`); 0
+            for a graph with one input and one output.
     """
 
     name: str
@@ -52,6 +54,7 @@ class GraphManifest:
     rewrites: dict[str, int] = field(default_factory=dict)
     exit: int = -1
     int8: dict[str, Any] = field(default_factory=dict)
+    tile_means: int = 0
 
     @property
     def fixed_size(self) -> Size | None:
@@ -88,6 +91,7 @@ class GraphManifest:
             parsed["rewrites"] = json.loads(metadata.get(PREFIX + "rewrites", "{}"))
             parsed["exit"] = json.loads(metadata.get(PREFIX + "exit", "-1"))
             parsed["int8"] = json.loads(metadata.get(PREFIX + "int8", "{}"))
+            parsed["tile_means"] = int(json.loads(metadata.get(PREFIX + "tile_means", "0")))
             parsed["stride"] = json.loads(metadata.get(PREFIX + "stride", str(STRIDE)))
         except (KeyError, json.JSONDecodeError) as error:
             raise ModelError(

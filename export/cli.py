@@ -81,6 +81,14 @@ def export(
         bool,
         typer.Option("--no-rewrite", help="The graph as traced, to compare.", rich_help_panel=GRAPH_PANEL),
     ] = False,
+    tile_means: Annotated[
+        bool,
+        typer.Option(
+            "--tile-means",
+            help="Let sdps-run --context frame give tiles the means of the whole frame.",
+            rich_help_panel=GRAPH_PANEL,
+        ),
+    ] = False,
     explain: Annotated[
         bool,
         typer.Option(
@@ -411,6 +419,7 @@ def export(
         rewrite=not no_rewrite,
         exit=-1 if exit is None else exit,
         int8=int8_job,
+        tile_means=tile_means,
     )
     bounds = Bounds.of(chosen, min_psnr)
     if exits is not None:

@@ -16,9 +16,9 @@ import onnx
 
 from sdps.core.console import need
 from sdps.core.errors import EngineError, ParityError
-from sdps.core.manifest import INPUT, OUTPUT
+from sdps.core.manifest import OUTPUT
 from sdps.core.spec import ShapeRange, Size
-from sdps.export.parity import Bounds, Drift, drift_between, fit, onnx_session, read_picture
+from sdps.export.parity import Bounds, Drift, drift_between, feeds, fit, onnx_session, read_picture
 from sdps.export.precision import BFLOAT, narrow_type
 from sdps.export.rehearsal import rehearse
 
@@ -63,7 +63,7 @@ def device_drift(model_file: Path, graph: onnx.ModelProto, picture: Path, size: 
             raise EngineError(f"{model_file} was built, but does not run here: {said}")
         restored = read_picture(made)
     session = onnx_session(rehearse(graph) if narrow_type(graph) == BFLOAT else graph)
-    reference = session.run([OUTPUT], {INPUT: image[None]})[0][0]
+    reference = session.run([OUTPUT], feeds(session, image))[0][0]
     return drift_between(f"{picture.name} {size}", reference, restored)
 
 

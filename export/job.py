@@ -20,11 +20,13 @@ from sdps.core.manifest import GraphManifest
 from sdps.core.spec import Size
 from sdps.core.version import __version__
 from sdps.export.arch import ArchChoice, load_arch
+from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import REFERENCE
 from sdps.export.int8_job import Int8Job, quantise_network
 from sdps.export.onnx_export import describe, export_graph, manifest_of
 from sdps.export.parity import Drift, measure_drift, read_picture, worst_of
 from sdps.export.rewrite import REWRITES
+from sdps.export.tile_means import with_tile_means
 from sdps.model import load_checkpoint
 from sdps.model.deploy import space_of
 from sdps.model.exits import cut
@@ -44,6 +46,7 @@ class ExportJob:
         rewrite: Whether the graph goes through the exact rewrites.
         exit: Which supervised image the graph ends at, from 0; -1 is the network's result.
         int8: How to calibrate; there if and only if the precision is 'int8'.
+        tile_means: Whether the graph takes the means of a whole frame (`tile_means.py`).
     """
 
     weights: Path
@@ -55,12 +58,14 @@ class ExportJob:
     rewrite: bool = True
     exit: int = -1
     int8: Int8Job | None = None
+    tile_means: bool = False
 
     @property
     def stem(self) -> str:
         """Name of the files, without suffix: 'sdps-nano-fp16-256x256', 'sdps-nano-exit0-fp16-256x256'."""
         exit = "" if self.exit == -1 else f"-exit{self.exit}"
-        return f"{self.name}{exit}-{self.precision}-{self.size or 'dynamic'}"
+        means = "-means" if self.tile_means else ""
+        return f"{self.name}{exit}-{self.precision}-{self.size or 'dynamic'}{means}"
 
 
 @dataclass(frozen=True)
@@ -110,13 +115,20 @@ def run_job(
     report = None
     if job.int8:
         quantised = quantise_network(
-            network, manifest, job.int8, lambda what, at, of: step(f"{what} {at}/{of}" if of else what)
+            network,
+            manifest,
+            job.int8,
+            lambda what, at, of: step(f"{what} {at}/{of}" if of else what),
+            _fine_tuned(job),
         )
         model, report = quantised.model, quantised.report
         manifest = replace(manifest, int8=quantised.summary)
     else:
         model = export_graph(network, manifest, tuple(REWRITES) if job.rewrite else (), traced)
         manifest = manifest_of(model)  # with the rewrites
+    if job.tile_means:
+        model = with_tile_means(model)
+        manifest = replace(manifest, tile_means=manifest_of(model).tile_means)
     step("Comparing with PyTorch")
     drifts = measure_drift(network, model, image, job.picture.name, job.size)
     manifest = replace(manifest, drift=worst_of(drifts).to_manifest())
@@ -133,6 +145,16 @@ def _load(job: ExportJob) -> tuple[nn.Module, str, dict[str, Any]]:
         return loaded.network, loaded.name, loaded.config
     network = load_checkpoint(job.weights)
     return cut(network, job.exit), type(network).__name__, dict(vars(network.config))
+
+
+def _fine_tuned(job: ExportJob) -> FineTuned | None:
+    tuned = None if job.arch else FineTuned.find(job.weights)
+    if tuned and job.exit != -1:
+        raise UsageError(
+            "The weights were fine-tuned for INT8 as a whole network.",
+            "Leave --exit out, or give the original.",
+        )
+    return tuned
 
 
 def network_macs(network: nn.Module, size: Size = REFERENCE) -> int:

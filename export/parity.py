@@ -22,6 +22,7 @@ from sdps.core.console import need
 from sdps.core.errors import ExportError, ParityError, UsageError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT
+from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, means_input
 from sdps.core.spec import STRIDE, Size
 from sdps.export.precision import BFLOAT, HALF, HALF_MAX, narrow_type
 from sdps.export.rehearsal import PEAK, rehearse
@@ -144,13 +145,14 @@ def check_interface(session: Any, fixed: Size | None) -> None:
     """Checks names, types and axes of an ONNX Runtime session.
 
     Raises:
-        ExportError: they are not uint8 [N,H,W,3] `image` to uint8 [N,H,W,3] `restored`.
+        ExportError: they are not uint8 [N,H,W,3] `image` to uint8 [N,H,W,3] `restored` (and means).
     """
+    beside = {PEAK, MEANS_INPUT, MEANS_OUTPUT}
     for kind, name, found in (
         ("input", INPUT, session.get_inputs()),
         ("output", OUTPUT, session.get_outputs()),
     ):
-        said = [(value.name, value.type, value.shape) for value in found if value.name != PEAK]
+        said = [(value.name, value.type, value.shape) for value in found if value.name not in beside]
         as_expected = len(said) == 1 and said[0][:2] == (name, "tensor(uint8)") and len(said[0][2]) == 4
         if as_expected and fixed:
             as_expected = said[0][2] == [1, fixed.height, fixed.width, 3]
@@ -201,7 +203,7 @@ def measure_drift(
             result = dict(
                 zip(
                     [o.name for o in session.get_outputs()],
-                    session.run(None, {INPUT: given[None]}),
+                    session.run(None, feeds(session, given)),
                     strict=True,
                 )
             )
@@ -216,6 +218,15 @@ def measure_drift(
                 )
             drifts.append(replace(drift_between(label, reference, restored), peak=peak))
     return drifts
+
+
+def feeds(session: Any, picture: Image) -> dict[str, Any]:
+    """What a session is fed for one picture; a graph with tile means takes its own."""
+    fed: dict[str, Any] = {INPUT: picture[None]}
+    for value in session.get_inputs():
+        if value.name == MEANS_INPUT:
+            fed[MEANS_INPUT] = means_input(value.shape[1] - 1)
+    return fed
 
 
 def worst_of(drifts: Sequence[Drift]) -> Drift:

@@ -117,7 +117,7 @@ class AnytimeDerainer(Derainer):
         macs: Exit to multiply-accumulates.
         exit: The exit for every frame, from 0; None for the deepest, or for a choice by the target.
         latency_target_ms: Milliseconds for one frame, its tiles included.
-        tile, overlap: As for `Derainer`.
+        tile, overlap, context, video: As for `Derainer`.
 
     Raises:
         UsageError: there is no such exit, or both an exit and a target are given.
@@ -131,6 +131,8 @@ class AnytimeDerainer(Derainer):
         latency_target_ms: float | None = None,
         tile: int | None = None,
         overlap: int | None = None,
+        context: str | None = None,
+        video: bool = False,
     ) -> None:
         if exit is not None and exit not in backends:
             raise UsageError(f"There is no exit {exit} in this family.", f"It has {_list(backends)}.")
@@ -144,7 +146,7 @@ class AnytimeDerainer(Derainer):
         if self.chooser:
             self.exit = self.chooser.current
         self.used: Counter[int] = Counter()
-        super().__init__(self.backends[self.exit], tile, overlap)
+        super().__init__(self.backends[self.exit], tile, overlap, context, video)
 
     @classmethod
     def open(
@@ -157,6 +159,8 @@ class AnytimeDerainer(Derainer):
         exit: int | None = None,
         latency_target_ms: float | None = None,
         strict: bool = True,
+        context: str | None = None,
+        video: bool = False,
     ) -> AnytimeDerainer:
         """Opens the graphs of a family that `sdps-export --exits all` wrote: all, or the one of `exit`.
 
@@ -180,7 +184,7 @@ class AnytimeDerainer(Derainer):
                     )
                 backends[number] = open_backend(file, provider, threads, strict)
             macs = {number: members[number].macs for number in wanted}
-            return cls(backends, macs, exit, latency_target_ms, tile, overlap)
+            return cls(backends, macs, exit, latency_target_ms, tile, overlap, context, video)
         except BaseException:
             for backend in backends.values():
                 backend.close()

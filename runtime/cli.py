@@ -58,6 +58,14 @@ def run(
     overlap: Annotated[
         int | None, typer.Option(min=0, help="Pixels over which tiles fade into each other.")
     ] = None,
+    context: Annotated[
+        str | None,
+        typer.Option(
+            metavar="frame|tile",
+            help="Whose means tiles are restored with: the whole frame's, for models of sdps-export"
+            " --tile-means and their default, or each tile's own.",
+        ),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
     start: Annotated[float, typer.Option(min=0, help="Begin at this second.")] = 0.0,
     duration: Annotated[float | None, typer.Option(min=0.001, help="Stop after so many seconds.")] = None,
@@ -129,7 +137,10 @@ def run(
     source = open_source(uri, wait, start, duration, every, width, height, fps, fourcc, say=say)
 
     def load() -> Derainer:
-        return Derainer.load(model, provider, tile, overlap, threads, number, target_ms, strict)
+        video = source.info.kind != "pictures"
+        return Derainer.load(
+            model, provider, tile, overlap, threads, number, target_ms, strict, context, video
+        )
 
     try:
         derainer = load()

@@ -11,6 +11,7 @@ from sdps.core.frame import Image, check_image
 from sdps.core.manifest import GraphManifest
 from sdps.runtime.backends import Backend, open_backend
 from sdps.runtime.bundled import DEFAULT_MODEL
+from sdps.runtime.context import FrameContext, choose_context
 from sdps.runtime.tiling import begin, unasked_tile
 
 REMEMBERED = 1000
@@ -26,8 +27,16 @@ class Derainer:
     Not thread-safe: one thread calls it at a time.
     """
 
-    def __init__(self, backend: Backend, tile: int | None = None, overlap: int | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        tile: int | None = None,
+        overlap: int | None = None,
+        context: str | None = None,
+        video: bool = False,
+    ) -> None:
         self.backend, self.tile, self.overlap = backend, tile, overlap
+        self.context = FrameContext(video) if choose_context(context, backend) == "frame" else None
         self._tiles: dict[tuple[int, ...], int | None] = {}  # per picture size, chosen once
 
     @classmethod
@@ -41,26 +50,35 @@ class Derainer:
         exit: int | None = None,
         latency_target_ms: float | None = None,
         strict: bool = True,
+        context: str | None = None,
+        video: bool = False,
     ) -> Derainer:
         """Opens a bundled model, an ONNX file of sdps-export, an engine, a family of exits (.json),
         or a checkpoint.
 
         Args and errors: see `open_backend`, `tiling.restore`, and for `exit` and `latency_target_ms`,
-        which go with a family, `AnytimeDerainer`.
+        which go with a family, `AnytimeDerainer`. With the context 'frame', the default of graphs
+        with tile means, tiles are restored with the means of their whole picture: in two passes, in one
+        where the pictures are a `video` (`FrameContext`).
         """
         if str(name_or_path).endswith(".json"):
             from sdps.runtime.anytime import AnytimeDerainer
 
             path = Path(name_or_path)
             return AnytimeDerainer.open(
-                path, provider, tile, overlap, threads, exit, latency_target_ms, strict
+                path, provider, tile, overlap, threads, exit, latency_target_ms, strict, context, video
             )
         if exit is not None or latency_target_ms is not None:
             raise UsageError(
                 f"{name_or_path} has one exit.",
                 "Give a family's .json; sdps-export --exits all makes it.",
             )
-        return cls(open_backend(name_or_path, provider, threads, strict), tile, overlap)
+        backend = open_backend(name_or_path, provider, threads, strict)
+        try:
+            return cls(backend, tile, overlap, context, video)
+        except UsageError:
+            backend.close()
+            raise
 
     @property
     def manifest(self) -> GraphManifest:
@@ -99,7 +117,7 @@ class Derainer:
                     self._tiles.clear()
                 self._tiles[image.shape] = unasked_tile(self.backend, *image.shape[:2])
             tile = self._tiles[image.shape]
-        return begin(self.backend, image, tile, self.overlap)
+        return begin(self.backend, image, tile, self.overlap, self.context)
 
     def usage(self) -> str:
         """What of the model was used for how many frames; empty where there is no choice."""

@@ -1,4 +1,4 @@
-"""The one place where pictures are padded, cut into tiles and put together again.
+"""The one place where pictures are made to fit a graph: padded, or cut into tiles (grid.py).
 
 A dynamic graph takes multiples of its stride (SD-PSFNet's is 4), a fixed graph has one size, and
 memory grows with the picture; users have pictures of any size.
@@ -17,13 +17,21 @@ from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
 from sdps.core.spec import ShapeRange, Size
 from sdps.runtime.backends.base import Backend
+from sdps.runtime.context import FrameContext
+from sdps.runtime.grid import Grid, pad
 from sdps.runtime.room import tile_side
 
 MAX_PIXELS = 1920 * 1088
 """Larger pictures are tiled unasked, and smaller ones where memory is short."""
 
 
-def restore(backend: Backend, image: Image, tile: int | None = None, overlap: int | None = None) -> Image:
+def restore(
+    backend: Backend,
+    image: Image,
+    tile: int | None = None,
+    overlap: int | None = None,
+    context: FrameContext | None = None,
+) -> Image:
     """Restores a picture of any size with a graph of any size.
 
     Args:
@@ -35,6 +43,7 @@ def restore(backend: Backend, image: Image, tile: int | None = None, overlap: in
         overlap: Pixels that neighbouring tiles share, over which one fades into the next; None for
             `default_overlap` or a quarter of the tile, whichever is less. Half a tile averages uniformly
             on a regular grid, as the paper's protocol does: tile 128, overlap 64.
+        context: Gives tiles the means of the whole picture; None for each tile's own.
 
     Returns:
         (H, W, 3) uint8 RGB.
@@ -42,11 +51,15 @@ def restore(backend: Backend, image: Image, tile: int | None = None, overlap: in
     Raises:
         UsageError: the tile is no multiple of the stride, or the overlap is larger than half a tile.
     """
-    return begin(backend, image, tile, overlap)()
+    return begin(backend, image, tile, overlap, context)()
 
 
 def begin(
-    backend: Backend, image: Image, tile: int | None = None, overlap: int | None = None
+    backend: Backend,
+    image: Image,
+    tile: int | None = None,
+    overlap: int | None = None,
+    context: FrameContext | None = None,
 ) -> Callable[[], Image]:
     """`restore` in two: starts on a picture, and returns what waits for it.
 
@@ -67,7 +80,11 @@ def begin(
         raise UsageError(
             f"An overlap of {overlap} pixels does not fit tiles of {cell}.", "It must be at most half a tile."
         )
-    restored = _tiled(backend, image, cell, overlap)
+    grid = Grid(image, cell, overlap)
+    if context is None:
+        restored = grid.join(_in_flight(backend, grid.parts()))
+    else:
+        restored = context.restore(backend, grid)
     return lambda: restored
 
 
@@ -135,51 +152,6 @@ def _within(part: ShapeRange, size: Size) -> Size | None:
     return Size(max(size.height, part.min.height), max(size.width, part.min.width))
 
 
-def pad(image: Image, size: Size) -> Image:
-    """Reflects a picture at the bottom and right up to `size`; (H, W, 3) uint8, C-contiguous.
-
-    The reflection of a picture smaller than the padding goes to and fro, so any size can be filled.
-    """
-    height, width = image.shape[:2]
-    if (height, width) == (size.height, size.width):
-        return np.ascontiguousarray(image)
-    return np.pad(
-        image, ((0, max(0, size.height - height)), (0, max(0, size.width - width)), (0, 0)), mode="reflect"
-    )
-
-
-def _tiled(backend: Backend, image: Image, cell: Size, overlap: int) -> Image:
-    height, width = image.shape[:2]
-    # Half a tile of overlap is the paper's protocol: a regular grid and a uniform average.
-    uniform = 2 * overlap in (cell.height, cell.width)
-    rows = list(_starts(height, cell.height, overlap, uniform))
-    columns = list(_starts(width, cell.width, overlap, uniform))
-    whole = pad(image, Size(rows[-1] + cell.height, columns[-1] + cell.width))
-    across = _weights(columns, cell.width, uniform)
-    down = _weights(rows, cell.height, uniform)
-    parts = (
-        np.ascontiguousarray(whole[top : top + cell.height, left : left + cell.width])
-        for top in rows
-        for left in columns
-    )
-    tiles = _in_flight(backend, parts)
-    result = np.empty_like(whole)
-    # One band of float at a time: an 8K picture in float would be 400 MB.
-    carried: np.ndarray | None = None
-    done = 0
-    for i, top in enumerate(rows):
-        band = np.zeros((cell.height, whole.shape[1], 3), np.float32)
-        if carried is not None:
-            band[: len(carried)] = carried
-        for j, left in enumerate(columns):
-            weights = down[i][:, None, None] * across[j][None, :, None]
-            band[:, left : left + cell.width] += next(tiles) * weights
-        end = rows[i + 1] if i + 1 < len(rows) else whole.shape[0]
-        result[done:end] = (band[: end - top] + 0.5).astype(np.uint8)
-        carried, done = band[end - top :].copy(), end
-    return np.ascontiguousarray(result[:height, :width])
-
-
 def _in_flight(backend: Backend, parts: Iterable[Image]) -> Iterator[Image]:
     """Each part restored, in order, with as many in flight as the backend holds."""
     waiting: deque[Any] = deque()
@@ -189,39 +161,3 @@ def _in_flight(backend: Backend, parts: Iterable[Image]) -> Iterator[Image]:
         waiting.append(backend.submit(part[None]))
     while waiting:
         yield backend.result(waiting.popleft())[0]
-
-
-def _starts(length: int, tile: int, overlap: int, regular: bool) -> Iterator[int]:
-    """Offsets of the fewest tiles that cover `length` with at least `overlap`.
-
-    Evenly spread within it, or on a regular grid from 0, whose last tile reaches beyond.
-    """
-    if length <= tile:
-        yield 0
-        return
-    count = 1 - (length - tile) // -(tile - overlap)
-    for i in range(count):
-        yield i * (tile - overlap) if regular else round(i * (length - tile) / (count - 1))
-
-
-def _weights(starts: list[int], tile: int, uniform: bool) -> list[np.ndarray]:
-    """Per tile, weights along one axis that sum to 1 everywhere: linear ramps where tiles overlap, or
-    equal ones."""
-    total = starts[-1] + tile
-    ramps = []
-    for i, start in enumerate(starts):
-        weight = np.ones(tile)
-        if i > 0 and not uniform:
-            shared = starts[i - 1] + tile - start
-            weight[:shared] = (np.arange(shared) + 0.5) / shared
-        if i + 1 < len(starts) and not uniform:
-            shared = start + tile - starts[i + 1]
-            weight[tile - shared :] = np.minimum(
-                weight[tile - shared :], 1 - (np.arange(shared) + 0.5) / shared
-            )
-        ramps.append(weight)
-    # Where three tiles meet the ramps do not sum to 1 by themselves.
-    summed = np.zeros(total)
-    for start, weight in zip(starts, ramps, strict=True):
-        summed[start : start + tile] += weight
-    return [(w / summed[s : s + tile]).astype(np.float32) for s, w in zip(starts, ramps, strict=True)]

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
+from sdps.core.means import Means
 from sdps.core.spec import ShapeRange
 
 
@@ -49,6 +50,26 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Frees the engine. Calling it again does nothing."""
+        ...
+
+
+class TakesMeans(Backend, Protocol):
+    """A backend of a graph with tile means (the manifest's `tile_means` is not 0).
+
+    What it does as a `Backend` it does with the picture's own means.
+    """
+
+    def run_with(self, batch: Image, means: Means | None) -> tuple[Image, Means]:
+        """Restores one picture and tells its means.
+
+        Args:
+            batch: As for `run`, with N = 1.
+            means: (T,) float32 to take in the place of its own; None to take those.
+
+        Returns:
+            uint8 [1,H,W,3], and the picture's own means in the order of the graph's, (T,) float32, the
+            caller's to keep both.
+        """
         ...
 
 

@@ -11,7 +11,8 @@ import numpy as np
 from sdps.core.console import need
 from sdps.core.errors import ModelError
 from sdps.core.frame import Image
-from sdps.core.manifest import INPUT
+from sdps.core.manifest import INPUT, OUTPUT
+from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
 from sdps.runtime.backends.base import BlockingBackend
 from sdps.runtime.graph_file import read_graph
 
@@ -46,9 +47,20 @@ class OpenVinoBackend(BlockingBackend):
         self.name, self.reason = "openvino:CPU", reason
 
     def run(self, batch: Image) -> Image:
-        request = self._request(batch.shape)
-        result = request.infer({INPUT: batch}, share_inputs=True)
-        return np.array(result[0], copy=True)
+        return self._infer(batch, None)[0]
+
+    def run_with(self, batch: Image, means: Means | None) -> tuple[Image, Means]:
+        restored, found = self._infer(batch, means)
+        return restored, found.reshape(-1)
+
+    def _infer(self, batch: Image, means: Means | None) -> tuple[Image, Means]:
+        """Pictures restored, and the means of a graph that tells them (of others none)."""
+        fed: dict[str, Any] = {INPUT: batch}
+        if count := self.manifest.tile_means:
+            fed[MEANS_INPUT] = means_input(count, means)
+        result = self._request(batch.shape).infer(fed, share_inputs=True)
+        found = np.array(result[MEANS_OUTPUT]) if count else np.empty(0, np.float32)
+        return np.array(result[OUTPUT]), found
 
     def _request(self, shape: tuple[int, ...]) -> Any:
         if shape not in self.compiled:

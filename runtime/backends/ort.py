@@ -18,6 +18,7 @@ from sdps.core.console import need
 from sdps.core.errors import ModelError, SdpsError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
+from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
 from sdps.core.spec import ShapeRange, Size
 from sdps.runtime.backends.base import BlockingBackend
 from sdps.runtime.graph_file import read_graph
@@ -79,10 +80,21 @@ class OrtBackend(BlockingBackend):
         self._shape: tuple[int, ...] = ()
 
     def run(self, batch: Image) -> Image:
+        if self.manifest.tile_means:
+            return self._run_means(batch, None)[0]
         if self.device == "cpu":
             result: Image = self.session.run(None, {INPUT: batch})[0]
             return result
         return self._run_bound(batch)
+
+    def run_with(self, batch: Image, means: Means | None) -> tuple[Image, Means]:
+        restored, found = self._run_means(batch, means)
+        return restored, found.reshape(-1)
+
+    def _run_means(self, batch: Image, means: Means | None) -> tuple[Image, Means]:
+        given = means_input(self.manifest.tile_means, means)
+        restored, found = self.session.run([OUTPUT, MEANS_OUTPUT], {INPUT: batch, MEANS_INPUT: given})
+        return restored, found
 
     def close(self) -> None:
         self._bound = None

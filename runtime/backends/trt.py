@@ -19,8 +19,10 @@ from sdps.core.errors import EngineError, MissingDependency, SdpsError
 from sdps.core.frame import Image
 from sdps.core.gpu import Gpu, first_gpu
 from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
+from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means
 from sdps.core.sidecar import EngineSidecar, read_engine, read_sidecar
 from sdps.core.spec import ShapeRange, Size
+from sdps.runtime.backends.means_rows import MeansRows
 from sdps.runtime.cuda import open_cuda
 from sdps.runtime.in_flight import InFlight
 
@@ -59,6 +61,7 @@ class TrtBackend:
                 "Run the .onnx graph that it was built from: it runs on a CPU.",
             )
         self.manifest = GraphManifest.from_metadata(self.sidecar.manifest, str(path))
+        self.means = MeansRows(self.manifest.tile_means)
         self.limits: Sequence[ShapeRange] = profiles_of(self.sidecar)
         self.trt, self.rtx = trt, self.sidecar.flavour == RTX
         self.name, self.reason = f"{self.sidecar.flavour}:{gpu.name}", reason
@@ -68,7 +71,7 @@ class TrtBackend:
         cuda = open_cuda()
         try:
             self.runtime, self.engine = deserialise(trt, data, self.sidecar, self.logger, path)
-            check_tensors(trt, self.engine, path)
+            check_tensors(trt, self.engine, path, self.manifest.tile_means)
             self.context = self._make_context(gpu)
             self.flight: InFlight | None = InFlight(cuda, self._enqueue, DEPTH, graphs=not self.rtx)
         except BaseException:
@@ -83,11 +86,15 @@ class TrtBackend:
         if batch.shape[0] != 1:
             raise EngineError(f"{self.path} takes one picture at a time, not {batch.shape[0]}.")
         assert self.flight, "closed"
-        return self.flight.submit(batch)
+        return self.flight.submit(self.means.pack(batch, None))
 
     def result(self, ticket: int) -> Image:
         assert self.flight, "closed"
-        return self.flight.result(ticket)
+        return self.means.unpack(self.flight.result(ticket))[0]
+
+    def run_with(self, batch: Image, means: Means | None) -> tuple[Image, Means]:
+        assert self.flight, "closed"
+        return self.means.unpack(self.flight.result(self.flight.submit(self.means.pack(batch, means))))
 
     def close(self) -> None:
         if self.flight is None:
@@ -116,13 +123,16 @@ class TrtBackend:
 
     def _enqueue(self, source: int, target: int, shape: tuple[int, ...], stream: int) -> None:
         """One inference onto a stream; the addresses are the caller's until its work there is done."""
-        if shape != self.shape:
-            self._set_shape(shape, stream)
-        done = (
-            self.context.set_tensor_address(INPUT, source)
-            and self.context.set_tensor_address(OUTPUT, target)
-            and self.context.execute_async_v3(stream)
-        )
+        picture = self.means.picture(shape)
+        if picture != self.shape:
+            self._set_shape(picture, stream)
+        addresses = {INPUT: source, OUTPUT: target}
+        if self.means.count:
+            offset = self.means.offset(picture)
+            addresses |= {MEANS_INPUT: source + offset, MEANS_OUTPUT: target + offset}
+        done = all(
+            self.context.set_tensor_address(name, address) for name, address in addresses.items()
+        ) and self.context.execute_async_v3(stream)
         if not done:
             raise EngineError(f"{self.path} failed on a picture: {self.logger.said()}")
 
@@ -171,7 +181,8 @@ def build_command(sidecar: EngineSidecar) -> str:
     if size == "dynamic":
         sizes = f"--dynamic --engine-sizes {sidecar.min_size},{sidecar.opt_size},{sidecar.max_size}"
     engine = "rtx" if sidecar.flavour == RTX else "tensorrt"
-    return f"sdps-export CHECKPOINT --precision {sidecar.precision} {sizes} --engine {engine}"
+    means = " --tile-means" if sidecar.manifest.get("sdps.tile_means", "0") != "0" else ""
+    return f"sdps-export CHECKPOINT --precision {sidecar.precision} {sizes}{means} --engine {engine}"
 
 
 def load_runtime(flavour: str) -> Any:
@@ -223,21 +234,28 @@ def deserialise(trt: Any, data: bytes, sidecar: EngineSidecar, logger: Any, path
     return runtime, engine
 
 
-def check_tensors(trt: Any, engine: Any, path: Path) -> None:
-    """That the engine is from one uint8 picture to one.
+def check_tensors(trt: Any, engine: Any, path: Path, tile_means: int = 0) -> None:
+    """That the engine is from one uint8 picture to one, and from means to means where there are any.
 
     Raises:
         EngineError: it is not.
     """
-    found = {engine.get_tensor_name(i): engine for i in range(engine.num_io_tensors)}
-    modes = {INPUT: trt.TensorIOMode.INPUT, OUTPUT: trt.TensorIOMode.OUTPUT}
-    if set(found) != set(modes) or any(
-        engine.get_tensor_mode(name) != mode
-        or engine.get_tensor_dtype(name) != trt.DataType.UINT8
-        or len(tuple(engine.get_tensor_shape(name))) != 4
-        for name, mode in modes.items()
-    ):
-        raise EngineError(f"{path} does not go from uint8 {INPUT!r} to uint8 {OUTPUT!r}.")
+    is_input, is_output = trt.TensorIOMode.INPUT, trt.TensorIOMode.OUTPUT
+    expected = {INPUT: (is_input, trt.DataType.UINT8, 4), OUTPUT: (is_output, trt.DataType.UINT8, 4)}
+    if tile_means:
+        expected[MEANS_INPUT] = (is_input, trt.DataType.FLOAT, 4)
+        expected[MEANS_OUTPUT] = (is_output, trt.DataType.FLOAT, 4)
+    found = {
+        name: (
+            engine.get_tensor_mode(name),
+            engine.get_tensor_dtype(name),
+            len(tuple(engine.get_tensor_shape(name))),
+        )
+        for name in (engine.get_tensor_name(i) for i in range(engine.num_io_tensors))
+    }
+    means = f" with {tile_means} means" if tile_means else ""
+    if found != expected or (tile_means and engine.get_tensor_shape(MEANS_INPUT)[1] != tile_means + 1):
+        raise EngineError(f"{path} does not go from uint8 {INPUT!r} to uint8 {OUTPUT!r}{means}.")
 
 
 class RuntimeCache:

@@ -7,6 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,13 +15,18 @@ from hypothesis import strategies as st
 
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.core.metrics import psnr
 from sdps.core.spec import ShapeRange, Size
+from sdps.export.tile_means import with_tile_means
 from sdps.model import SDPSFNet, SDPSFNetConfig, psfnet
 from sdps.model.deploy import DeployNet
 from sdps.runtime.backends import open_backend
 from sdps.runtime.backends.identity import IdentityBackend
+from sdps.runtime.bundled import resolve
+from sdps.runtime.context import FrameContext
 from sdps.runtime.derainer import Derainer
-from sdps.runtime.tiling import MAX_PIXELS, begin, default_overlap, pad, receptive_radius, restore
+from sdps.runtime.grid import Grid, pad
+from sdps.runtime.tiling import MAX_PIXELS, begin, default_overlap, receptive_radius, restore
 
 MakePicture = Callable[[int, int], Image]
 
@@ -86,14 +92,28 @@ def seam(whole: Image, tiled: Image, columns: list[int]) -> float:
     return float(change[at].mean() / change[~at].mean())
 
 
-def test_tiles_of_the_bundled_network_fade_without_a_seam() -> None:
+def test_tiles_of_the_bundled_network_fade_without_a_seam(tmp_path: Path) -> None:
     image = pictures()[0][:256, :384]
-    backend = open_backend("sdps-nano", threads=1)
+    onnx.save(with_tile_means(onnx.load(resolve("sdps-nano"))), tmp_path / "means.onnx")
+    backend = open_backend(tmp_path / "means.onnx", threads=1)
     whole = restore(backend, image)
     edges = [96, 128, 192, 224, 256, 288]  # where tiles of 128 with 32 overlap begin and end
-    assert seam(whole, restore(backend, image, tile=128, overlap=32), edges) < 1.3
+    faded = restore(backend, image, tile=128, overlap=32)
+    assert seam(whole, faded, edges) < 1.3
+    with_context = restore(backend, image, 128, 32, FrameContext())
+    assert seam(whole, with_context, edges) < 1.3
+    assert psnr(with_context, whole) > psnr(faded, whole) + 3
     butted = restore(backend, image, tile=128, overlap=0)
     assert seam(whole, butted, [128, 256]) > 2, "the measure finds a seam where there is one"
+
+
+@given(height=st.integers(1, 300), width=st.integers(1, 300), overlap=st.sampled_from([0, 5, 16, 20]))
+def test_tiles_share_the_whole_area_among_them(height: int, width: int, overlap: int) -> None:
+    grid = Grid(np.zeros((height, width, 3), np.uint8), Size(40, 40), overlap)
+    shares = list(grid.shares())
+    assert len(shares) == len(list(grid.parts()))
+    assert min(shares) > 0
+    assert abs(sum(shares) - 1) < 1e-5
 
 
 def pictures() -> list[Image]:
