@@ -214,11 +214,12 @@ class CudaPython:
         finally:
             # Also after a failure, or the stream would stay in capture mode.
             code, graph = self.rt.cudaStreamEndCapture(stream)
-        if failed or code != self.rt.cudaError_t.cudaSuccess:
+        if code != self.rt.cudaError_t.cudaSuccess:
             self.rt.cudaGetLastError()  # it is told; later calls must not stumble over it
             return None
         try:
-            return self._call("cudaGraphInstantiate", graph, 0)
+            # What an engine gave the stream before it failed is a graph too, and has to be destroyed.
+            return None if failed else self._call("cudaGraphInstantiate", graph, 0)
         except EngineError:
             self.rt.cudaGetLastError()
             return None

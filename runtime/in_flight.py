@@ -6,6 +6,7 @@ only after its event `done`, so nothing is overwritten that the GPU still reads 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -66,7 +67,7 @@ class Slot:
 
 
 class InFlight:
-    """Runs uint8 batches through `enqueue`, up to `depth` at a time, results in order of submission.
+    """Runs uint8 batches through `enqueue`, up to `depth` at a time.
 
     Not thread-safe: one thread at a time.
 
@@ -88,6 +89,7 @@ class InFlight:
         self.slots = [Slot(cuda.event(), cuda.event(), cuda.event()) for _ in range(depth)]
         self.shape: tuple[int, ...] = ()
         self._next = 0
+        self._kept: OrderedDict[int, Image] = OrderedDict()
 
     def submit(self, batch: Image) -> int:
         """Starts on a batch and returns a ticket for `result`.
@@ -95,12 +97,15 @@ class InFlight:
         Args:
             batch: uint8, any shape, C-contiguous; copied before this returns, so the caller may reuse it.
 
-        A batch whose result was not asked for by the time that its slot comes round again is waited
-        for and dropped.
+        A batch whose slot comes round again before its result was asked for is waited for and kept
+        (the tiles of a picture may overtake the picture before it); of those, the latest `depth`.
         """
         slot = self.slots[self._next % len(self.slots)]
         if slot.ticket >= 0:
-            self._wait(slot)
+            ticket = slot.ticket
+            self._kept[ticket] = self._take(slot)
+            if len(self._kept) > len(self.slots):
+                self._kept.popitem(last=False)
         if batch.shape != self.shape:
             self._begin_shape(batch.shape)
         self._reserve(slot, batch.nbytes)
@@ -128,13 +133,12 @@ class InFlight:
         Raises:
             EngineError: the GPU failed, or the ticket was asked for before or too late.
         """
+        if ticket in self._kept:
+            return self._kept.pop(ticket)
         slot = self.slots[ticket % len(self.slots)]
         if slot.ticket != ticket:
             raise EngineError("This result is not there any more.", "Ask for each ticket once, and in order.")
-        self._wait(slot)
-        assert slot.host_out
-        size = int(np.prod(slot.shape))
-        return slot.host_out.array[:size].reshape(slot.shape).copy()
+        return self._take(slot)
 
     def close(self) -> None:
         """Waits for what is in flight and frees everything. Calling it again does nothing."""
@@ -177,6 +181,13 @@ class InFlight:
         else:
             enqueue()
         slot.runs += 1
+
+    def _take(self, slot: Slot) -> Image:
+        """The slot's result as an array of its own; the slot is free then."""
+        self._wait(slot)
+        assert slot.host_out
+        size = int(np.prod(slot.shape))
+        return slot.host_out.array[:size].reshape(slot.shape).copy()
 
     def _wait(self, slot: Slot) -> None:
         if slot.ticket >= 0:

@@ -28,8 +28,9 @@ from sdps.runtime.summary import Summary
 __all__ = ["Pipeline", "Summary"]
 THREADS = "sdps-"
 """How the names of the pipeline's threads begin."""
-DEPTH = 4
-"""Frames that may wait between two threads."""
+DEPTH, WAITING = 4, 300_000_000
+"""Frames that may wait between two threads, and bytes that the waiting ones may take: of 4K pictures
+there are four, of 8K ones a single one."""
 END = 1.0
 """Seconds that threads get to end in, together; finishing the file needs its time as well."""
 STALE_EVERY = 1.0
@@ -71,8 +72,9 @@ class Pipeline:
         self.events = Events()
         self.stopping = threading.Event()
         self.live = source.info.live
-        self.read_queue: queue.Queue[Any] = queue.Queue(1 if self.live else DEPTH)
-        self.done_queue: queue.Queue[Any] = queue.Queue(1 if self.live else DEPTH)
+        depth = 1 if self.live else waiting_frames(source.info.width, source.info.height)
+        self.read_queue: queue.Queue[Any] = queue.Queue(depth)
+        self.done_queue: queue.Queue[Any] = queue.Queue(depth)
         self.guard = Guard(derain, self.live, self.events, patience, reopen)
         self._last: tuple[Frame, Frame] | None = None
         self._marked_at = 0.0
@@ -334,3 +336,8 @@ class Pipeline:
             self.stopping.set()
 
         return {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+
+
+def waiting_frames(width: int, height: int) -> int:
+    """How many frames of a file may wait before the model, and as many after it with their rainy ones."""
+    return max(1, min(DEPTH, WAITING // (3 * 3 * width * height)))

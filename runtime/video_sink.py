@@ -37,6 +37,9 @@ LIVE_OPTIONS = {
     "libx264": {"crf": "17", "preset": "veryfast", "tune": "zerolatency"},
     "libvpx-vp9": OPTIONS["libvpx-vp9"] | {"lag-in-frames": "0"},
 }
+HUGE = 4096 * 2304
+"""Pixels beyond which a file's encoder holds no pictures back either: to look ahead it would keep two
+gigabytes of 8K ones, and without it keeps 0.4."""
 LIVE_MP4 = {"movflags": "+frag_keyframe+empty_moov+default_base_moof", "frag_duration": "500000"}
 LIVE_MKV = {"cluster_time_limit": "500"}
 
@@ -85,7 +88,8 @@ class VideoSink:
 
     def _start(self, height: int, width: int) -> None:
         self.time_base = _clock(self.info)
-        options = dict((LIVE_OPTIONS if self.info.live else OPTIONS)[self.codec])
+        at_once = self.info.live or height * width > HUGE
+        options = dict((LIVE_OPTIONS if at_once else OPTIONS)[self.codec])
         if self.info.live:
             options["g"] = str(max(1, round(self.info.fps)))
         stream: Any = self.container.add_stream(self.codec, rate=self.info.fps, options=options)

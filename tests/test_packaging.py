@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from sdps.benchmarks.install import closure
+
 ROOT = Path(__file__).parents[1]
 ROOMS = ("assets", "benchmarks", "calibration", "core", "export", "model", "runtime", "training")
 ALLOWED = {
@@ -106,3 +108,9 @@ def test_the_runtime_never_loads_torch(room: str) -> None:
         loaded = {module.split(".")[0] for module in imports(path, top_level=True)}
         assert not loaded & {"torch", "onnx", "onnxscript"}, path
         assert not {m for m in imports(path, top_level=True) if m.startswith("sdps.model")}, path
+
+
+def test_the_cpu_install_holds_what_runs_and_nothing_that_trains() -> None:
+    installed = set(closure("cpu"))
+    assert {"sdps", "numpy", "av", "onnxruntime", "openvino", "opencv-python-headless"} <= installed
+    assert not installed & {"torch", "onnx", "onnxscript", "scikit-image", "matplotlib", "scipy", "pillow"}

@@ -11,7 +11,10 @@ import pytest
 
 from sdps.core.errors import EngineError
 from sdps.core.frame import Image
+from sdps.core.spec import ShapeRange, Size
+from sdps.runtime.backends.identity import IdentityBackend
 from sdps.runtime.cuda import OnDevice, Pinned
+from sdps.runtime.derainer import Derainer
 from sdps.runtime.in_flight import InFlight
 
 
@@ -173,6 +176,36 @@ def test_results_that_nobody_fetched_do_not_block_later_ones() -> None:
         flight.result(lost)
     flight.close()
     flight.close()
+
+
+class Negative(IdentityBackend):
+    """An engine of small pictures over that GPU."""
+
+    depth = 2
+    limits = (ShapeRange(Size(8, 8), Size(8, 8), Size(32, 32)),)
+
+    def __init__(self) -> None:
+        super().__init__()
+        cuda = LazyCuda(False, 3)
+        self.flight = InFlight(cuda, inverting(cuda), self.depth, graphs=True)
+
+    def submit(self, batch: Image) -> int:
+        return self.flight.submit(batch)
+
+    def result(self, ticket: int) -> Image:
+        return self.flight.result(ticket)
+
+
+def test_pictures_in_tiles_do_not_push_those_before_and_after_out() -> None:
+    derainer, waiting = Derainer(Negative()), []
+    sizes = [(20, 20), (90, 70), (20, 20), (9, 31), (64, 64), (8, 8)]
+    for i, size in enumerate(sizes):
+        image = np.random.default_rng(i).integers(0, 256, (*size, 3), np.uint8)
+        waiting.append((image, derainer.begin(image)))
+        if len(waiting) == derainer.depth:
+            image, wait = waiting.pop(0)
+            assert np.array_equal(wait(), 255 - image)
+    assert all(np.array_equal(wait(), 255 - image) for image, wait in waiting)
 
 
 def test_an_engine_that_fails_leaves_the_next_frame_alone() -> None:

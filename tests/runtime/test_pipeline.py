@@ -20,7 +20,7 @@ from sdps.core.errors import SdpsError, SinkError, SourceError
 from sdps.core.frame import Frame, Image
 from sdps.runtime.camera_source import CameraSource
 from sdps.runtime.compare import compose, sweep
-from sdps.runtime.pipeline import Pipeline
+from sdps.runtime.pipeline import WAITING, Pipeline, waiting_frames
 from sdps.runtime.sinks import NullSink, open_sink
 from sdps.runtime.sources import open_source
 from sdps.runtime.stream import StreamInfo
@@ -271,3 +271,23 @@ def test_the_window_shows_frames_and_obeys_keys(monkeypatch: pytest.MonkeyPatch,
     press(pygame.K_q)
     assert not window.write(rainy, clean)
     window.close()
+
+
+@pytest.mark.parametrize(("width", "height", "frames"), [(640, 360, 4), (3840, 2160, 4), (7680, 4320, 1)])
+def test_waiting_frames_take_no_more_memory_than_they_may(width: int, height: int, frames: int) -> None:
+    assert waiting_frames(width, height) == frames
+    assert frames * 3 * (3 * width * height) <= max(WAITING, 9 * width * height), "one waits in any case"
+
+
+def test_frames_beyond_4k_make_a_film(tmp_path: Path) -> None:
+    height, width = 2308, 4100
+    sink = open_sink([str(tmp_path / "huge.mp4")], StreamInfo("video", width, height))
+    for i, level in enumerate((40, 120, 200)):
+        frame = Frame(np.full((height, width, 3), level, np.uint8), i, i / 25)
+        assert sink.write(frame, frame)
+    sink.close()
+    source = open_source(str(tmp_path / "huge.mp4"))
+    frames = list(source)
+    source.close()
+    assert [round(frame.image.mean()) for frame in frames] == [40, 120, 200]
+    assert np.allclose([frame.time for frame in frames], [0, 0.04, 0.08])
