@@ -23,6 +23,9 @@ from sdps.calibration.layers import CONVOLUTIONS, Array, drop_unused
 
 LEVELS = 127
 """Steps on either side of zero. -128 is not used, so that negating is exact."""
+NARROW = 63
+"""Steps on either side of zero of weights in 7 bits. Integer kernels of CPUs without VNNI add two products
+of 8 bits in 16, which saturate: 2 x 255 x 127 is too much, 2 x 255 x 63 is not."""
 SMALLEST_SCALE = 2.0**-14
 """The smallest normal number of FP16: scales have to survive there."""
 
@@ -144,9 +147,8 @@ class _Writer:
         values = numpy_helper.from_array(layer.weight, f"{name}/int8")
         scales = numpy_helper.from_array(layer.weight_scales.astype(np.float32), f"{name}/scale")
         self.model.graph.initializer.extend([values, scales])
-        zeros = self._zero(
-            f"int8_zeros_{len(layer.weight_scales)}", np.zeros(len(layer.weight_scales), np.int8)
-        )
+        # One for each weight: OpenVINO leaves convolutions in FP32 whose weights share a zero point.
+        zeros = self._zero(f"{name}/zeros", np.zeros(len(layer.weight_scales), np.int8))
         inputs, output = [values.name, scales.name, zeros], f"{name}/dq"
         self.first.append(
             helper.make_node("DequantizeLinear", inputs, [output], name=f"{name}/dequantise", axis=axis)

@@ -12,9 +12,9 @@ from onnx import ModelProto
 from sdps.calibration.equalise import equalise
 from sdps.calibration.layers import Array, Layer, biases_of, prepare, weights_of, with_parameters
 from sdps.calibration.observe import Step, TensorStatistics, observe_cached
-from sdps.calibration.qdq import LEVELS, QuantisedLayer, fp16_scale, quantise
+from sdps.calibration.qdq import LEVELS, NARROW, QuantisedLayer, fp16_scale, quantise
 from sdps.calibration.ranges import CALIBRATORS
-from sdps.calibration.rounding import round_layer
+from sdps.calibration.rounding import nearest, round_layer
 from sdps.core.errors import ExportError, UsageError
 from sdps.core.frame import Image
 
@@ -28,12 +28,14 @@ class Options:
         equalise: Cross-layer equalisation.
         compensate: Round weights so that errors cancel (rounding.py).
         correct_bias: Put what is left of the mean error into the biases.
+        narrow_weights: Weights in 7 bits, for integer kernels of CPUs without VNNI, which else saturate.
     """
 
     calibrator: str = "mse"
     equalise: bool = True
     compensate: bool = True
     correct_bias: bool = True
+    narrow_weights: bool = False
 
     def __post_init__(self) -> None:
         if self.calibrator not in CALIBRATORS:
@@ -135,12 +137,30 @@ def calibrate(
     quantised = {}
     for done, layer in enumerate(layers):
         weight, scale = weights[layer.weight], scales[layer.source]
-        rounded = round_layer(layer, weight, statistics[layer.source].patches, scale, options.compensate)
+        patches, levels = statistics[layer.source].patches, NARROW if options.narrow_weights else LEVELS
+        rounded = round_layer(layer, weight, patches, scale, options.compensate, levels)
         quantised[layer.name] = QuantisedLayer(scale, rounded.weight, rounded.scales)
         if options.correct_bias:
             biases[layer.name] = biases.get(layer.name, np.float32(0)) + rounded.bias_shift
         step("Rounding weights", done + 1, len(layers))
     return Calibrated(ready, layers, quantised, biases, calibrators)
+
+
+def with_ranges(model: ModelProto, layers: Sequence[Layer], steps: Mapping[str, float]) -> Calibrated:
+    """Ranges that are known already, and weights rounded to nearest: what training has seen.
+
+    Args:
+        model: The FP32 graph.
+        layers: `find_layers` of it.
+        steps: The step of each layer's input, by the layer's name.
+    """
+    ready = prepare(model)
+    weights = weights_of(ready)
+    quantised = {
+        layer.name: QuantisedLayer(fp16_scale(steps[layer.name]), *nearest(layer, weights[layer.weight]))
+        for layer in layers
+    }
+    return Calibrated(ready, layers, quantised, {}, {layer.source: "trained" for layer in layers})
 
 
 def _choose(

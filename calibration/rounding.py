@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,7 @@ def columns(layer: Layer, weight: Array, patches: Sequence[Array]) -> Array:
     return np.concatenate(rows)
 
 
-def as_matrix(layer: Layer, weight: Array) -> Array:
+def as_matrix(layer: Layer, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Weights as [outputs, inputs x kernel]; of a transposed layer [outputs x kernel, inputs]."""
     if layer.transposed:
         return weight.transpose(1, 2, 3, 0).reshape(-1, weight.shape[0])
@@ -70,14 +71,26 @@ def from_matrix(layer: Layer, matrix: npt.NDArray[np.int8], shape: tuple[int, ..
     return matrix.reshape(shape)
 
 
-def weight_scales(layer: Layer, weight: Array) -> Array:
-    """[outputs] steps that bring the largest weight of each output channel to level 127."""
+def weight_scales(layer: Layer, weight: Array, levels: int = LEVELS) -> Array:
+    """[outputs] steps that bring the largest weight of each output channel to level `levels`."""
     axes = tuple(i for i in range(weight.ndim) if i != layer.axis)
-    return fp16_scales(np.abs(weight).max(axis=axes) / LEVELS)
+    return fp16_scales(np.abs(weight).max(axis=axes) / levels)
+
+
+def nearest(layer: Layer, weight: Array, levels: int = LEVELS) -> tuple[npt.NDArray[np.int8], Array]:
+    """INT8 weights rounded to nearest, in the layer's layout, and the steps of its output channels."""
+    scales = weight_scales(layer, weight, levels)
+    steps = scales.reshape([-1 if axis == layer.axis else 1 for axis in range(weight.ndim)])
+    return np.clip(np.round(weight / steps), -levels, levels).astype(np.int8), scales
 
 
 def round_layer(
-    layer: Layer, weight: Array, patches: Sequence[Array], scale: float, compensate: bool = True
+    layer: Layer,
+    weight: Array,
+    patches: Sequence[Array],
+    scale: float,
+    compensate: bool = True,
+    levels: int = LEVELS,
 ) -> Rounded:
     """Quantises one layer.
 
@@ -87,16 +100,17 @@ def round_layer(
         patches: Pieces of its FP32 input.
         scale: The step its input is quantised with.
         compensate: Let rounding errors cancel; else round to nearest.
+        levels: Steps of a weight on either side of zero.
     """
     exact = columns(layer, weight, patches)
     given = columns(layer, weight, [fake_quantise(p, scale) for p in patches])
     matrix = as_matrix(layer, weight)
-    scales = weight_scales(layer, weight)
+    scales = weight_scales(layer, weight, levels)
     steps = scales if not layer.transposed else np.repeat(scales, weight.shape[2] * weight.shape[3])
     if compensate:
-        integers = _compensated(matrix, steps, given)
+        integers = _compensated(matrix, steps, given, levels)
     else:
-        integers = np.clip(np.round(matrix / steps[:, None]), -LEVELS, LEVELS).astype(np.int8)
+        integers = as_matrix(layer, nearest(layer, weight, levels)[0])
     difference = exact @ matrix.T - given @ (integers * steps[:, None]).T
     shift = difference.mean(0)
     error = float(((difference - shift) ** 2).mean())
@@ -105,7 +119,7 @@ def round_layer(
     return Rounded(from_matrix(layer, integers, weight.shape), scales, shift.astype(np.float32), error)
 
 
-def _compensated(matrix: Array, steps: Array, inputs: Array) -> npt.NDArray[np.int8]:
+def _compensated(matrix: Array, steps: Array, inputs: Array, levels: int) -> npt.NDArray[np.int8]:
     moments = inputs.astype(np.float64).T @ inputs / len(inputs)
     moments += np.eye(len(moments)) * (DAMPING * np.trace(moments) / len(moments) + 1e-12)
     # Upper Cholesky factor of the inverse: row j says how the columns after j make up for j's error.
@@ -113,7 +127,7 @@ def _compensated(matrix: Array, steps: Array, inputs: Array) -> npt.NDArray[np.i
     free = matrix.astype(np.float64).copy()
     integers = np.zeros(matrix.shape, np.int8)
     for j in range(free.shape[1]):
-        integers[:, j] = np.clip(np.round(free[:, j] / steps), -LEVELS, LEVELS)
+        integers[:, j] = np.clip(np.round(free[:, j] / steps), -levels, levels)
         error = (free[:, j] - integers[:, j] * steps) / upper[j, j]
         free[:, j + 1 :] -= error[:, None] * upper[j, j + 1 :]
     return integers

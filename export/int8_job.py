@@ -26,7 +26,9 @@ from sdps.calibration.sensitivity import measure_layers
 from sdps.core.cache import cache_folder
 from sdps.core.errors import ExportError, UsageError
 from sdps.core.manifest import GraphManifest
+from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import macs_by_node
+from sdps.export.module_map import export_mapped
 from sdps.export.onnx_export import describe, export_graph
 from sdps.export.precision import fp32_islands, to_fp16
 from sdps.export.rehearsal import rehearse
@@ -84,6 +86,12 @@ def parse_int8(asked: Mapping[str, Any], min_psnr: float | None) -> Int8Job:
     return Int8Job(cache=cache_folder() / "int8", budget=DriftBudget(**bounds), options=options, **given)
 
 
+_TUNED = (
+    "Ranges and weights were trained for INT8 (sdps-train --qat); the drift is against the FP32 weights "
+    "that the training began with."
+)
+
+
 @dataclass(frozen=True)
 class Quantised:
     """An INT8 graph and what is known of it."""
@@ -94,7 +102,11 @@ class Quantised:
 
 
 def quantise_network(
-    network: nn.Module, manifest: GraphManifest, job: Int8Job, step: Step = lambda *_: None
+    network: nn.Module,
+    manifest: GraphManifest,
+    job: Int8Job,
+    step: Step = lambda *_: None,
+    tuned: FineTuned | None = None,
 ) -> Quantised:
     """Calibrates on a graph of any size and applies what was found to one of the manifest's size.
 
@@ -103,6 +115,8 @@ def quantise_network(
         manifest: Of the graph that is wanted, its precision 'int8'.
         job: What is asked for.
         step: Told what goes on and how far it is.
+        tuned: The ranges of a network that was fine-tuned for INT8, and what it was before: they are
+            taken as they are, and the drift is measured against what it was.
 
     Returns:
         The graph with its manifest (without drift against PyTorch), and the report.
@@ -111,18 +125,22 @@ def quantise_network(
         UsageError: the calibration set is not fit for it.
         ExportError: not even FP16 keeps the budget, or the weights give NaN.
     """
+    if tuned and job.options != Options():
+        raise UsageError("The checkpoint brings trained ranges.", "Leave --calibrator out.")
     step("Choosing the calibration set", 0, 0)
     chosen_set = build_set(job.calib, job.crops, job.crop_side, job.allow_overlap)
     step("Tracing the network", 0, 0)
     plain = replace(manifest, precision="fp32", size="dynamic")
-    model = export_graph(network, plain)
+    mapped = export_mapped(network, plain) if tuned else None
+    model = mapped.model if mapped else export_graph(network, plain)
+    reference = export_graph(tuned.original, plain) if tuned else model
     macs = macs_by_node(model)
     layers = find_layers(model, macs, fp32_islands(model))
     step("Restoring the verification pictures", 0, 0)
-    verifier = Verifier(model, [crop.pair for crop in chosen_set.verify])
+    verifier = Verifier(reference, [crop.pair for crop in chosen_set.verify])
     convert = _to_rest(job.rest)
     # What no INT8 is to blame for; where it is FP16's own, a search would be in vain.
-    if job.rest == "fp16":
+    if job.rest == "fp16" and not tuned:
         floor = verifier.measure(rehearse(to_fp16(model)))
         if job.budget.excess(floor) > 1:
             raise ExportError(
@@ -131,12 +149,18 @@ def quantise_network(
             )
     stem = _cache_key(model, chosen_set)
     pictures = [crop.image for crop in chosen_set.calibrate]
-    calibrated = calibrate(model, layers, pictures, job.options, job.cache / stem, step)
+    # CPUs without VNNI run these graphs too, and OpenVINO's and ONNX Runtime's kernels saturate there.
+    options = replace(job.options, narrow_weights=job.rest == "fp32")
+    if tuned and mapped:
+        calibrated = tuned.calibrated(mapped)
+    else:
+        calibrated = calibrate(model, layers, pictures, options, job.cache / stem, step)
     search = Search(calibrated, verifier, job.budget, sum(macs.values()), step)
     point, sensitivities = search.all_int8(), []
     if not search.satisfied(point):
         few = Verifier(model, verifier.pairs[:: max(1, len(verifier.pairs) // RANKED_ON)])
-        lines = job.cache / f"{stem}-{_digest(repr(job.options))[:8]}.jsonl"
+        how = repr(tuned.ranges if tuned else options)
+        lines = job.cache / f"{stem}-{_digest(how)[:8]}.jsonl"
         sensitivities = measure_layers(calibrated, few, job.budget, lines, step)
         point = search.run(sensitivities)
     graph, final = _finish(network, manifest, calibrated, layers, point, convert, step)
@@ -153,6 +177,9 @@ def quantise_network(
             "Widen --max-drift, --max-tile-drift or --max-mean-shift, or fine-tune with sdps-train --qat.",
         )
     integer = integer_convolutions(graph, macs_by_node(graph))
+    settings, notes = asdict(options), []
+    if tuned:
+        settings, notes = tuned.settings(), [_TUNED]
     summary = {
         "calibration_set": {
             "origin": chosen_set.origin,
@@ -160,7 +187,7 @@ def quantise_network(
             "crops": len(chosen_set.calibrate),
             "verification_crops": len(chosen_set.verify),
         },
-        "options": asdict(job.options),
+        "options": settings,
         "rest": job.rest,
         "budget": asdict(job.budget),
         "drift": point.drift.to_json(),
@@ -179,8 +206,8 @@ def quantise_network(
         sensitivities,
         {layer.name: layer.weight for layer in layers},
         chosen_set.to_json(),
-        {**asdict(job.options), "rest": job.rest},
-        chosen_set.notes,
+        {**settings, "rest": job.rest},
+        (*chosen_set.notes, *notes),
     )
     return Quantised(graph, report, summary)
 

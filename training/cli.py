@@ -42,7 +42,8 @@ def train(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", help="The run's folder; one that is there goes on. (default: runs/PRESET)"
+            metavar="DIR",
+            help="The run's folder; one that is there goes on. (default: runs/PRESET, runs/NAME-qat)",
         ),
     ] = None,
     preset: Annotated[
@@ -59,6 +60,13 @@ def train(
             "--from",
             metavar="WEIGHTS|NAME",
             help="Begin with these weights: their network, grown into that of --preset if that is given.",
+        ),
+    ] = None,
+    qat: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WEIGHTS|NAME",
+            help="Fine-tune these weights for INT8, with INT8's rounding; then: sdps-export --int8.",
         ),
     ] = None,
     epochs: Annotated[
@@ -158,8 +166,10 @@ def train(
         raise UsageError(f"--patch {patch} is no multiple of 4.", f"Use {patch // 4 * 4}.")
     if sum(value is not None for value in (epochs, steps)) == 2:
         raise UsageError("--epochs and --steps both give the length.", "Give one of them.")
+    if qat is not None:
+        _check_qat(preset, start, precision)
     minutes = parse_minutes(budget) if budget else float("inf")
-    given, preset = preset, preset or "paper"
+    given, preset = preset, preset or ("qat" if qat else "paper")
     from sdps.core.console import need
 
     torch = need("torch", "train")
@@ -177,8 +187,18 @@ def train(
     source, validate = choose(data, photos, max(size for _, size, _ in recipe.phases), say)
     recipe = _long(recipe, preset, epochs, steps, source.count)
     torch.manual_seed(recipe.seed)
-    network = _network(given, start)
-    folder = RunFolder(out or Path("runs") / preset, source)
+    original = None
+    if qat:
+        from sdps.model.zoo import find_weights
+        from sdps.training.qat import begin, load_original
+
+        weights = find_weights(qat)
+        preset, original = f"{weights.stem}-qat", load_original(weights)
+        say(f"Tracing and calibrating {weights}")
+        network = begin(original, weights, source, recipe)
+    else:
+        network = _network(given, start)
+    folder = RunFolder(out or Path("runs") / preset, source, original)
     if workers is None:
         workers = 0 if fabric.device.type == "cpu" else min(8, (torch.get_num_threads() + 1) // 2)
     trainer = Trainer(network, source, recipe, fabric, compiled, workers)
@@ -190,6 +210,15 @@ def train(
         say(f"Stopped and saved; the same command goes on from step {ending.step}.")
         raise typer.Exit(128 + ending.signal)
     say(f"wrote {folder.path / 'best.safetensors'} and last.safetensors")
+
+
+def _check_qat(preset: str | None, start: str | None, precision: str) -> None:
+    if preset is not None or start is not None:
+        raise UsageError("--qat brings its own network and weights.", "Leave --preset and --from out.")
+    if precision != "fp32":
+        raise UsageError(
+            f"--qat trains in FP32: the levels of INT8 do not fit into {precision}.", "Leave --precision out."
+        )
 
 
 def parse_minutes(text: str) -> float:
@@ -214,8 +243,11 @@ def _recipe(
     from sdps.model.presets import network_config
     from sdps.training import recipe as recipes
 
-    network_config(preset)
-    recipe = recipes.BUNDLED if preset in BUNDLED else recipes.PAPER
+    if preset == "qat":
+        recipe = recipes.QAT
+    else:
+        network_config(preset)
+        recipe = recipes.BUNDLED if preset in BUNDLED else recipes.PAPER
     recipe = replace(recipe.resized(patch, batch), seed=seed)
     if preset == "small":
         recipe = replace(recipe, rate=1.5e-3)
@@ -230,7 +262,7 @@ def _long(recipe: Recipe, preset: str, epochs: int | None, steps: int | None, pi
 
     from sdps.training.recipe import PAPER_EPOCHS, in_epochs
 
-    if preset not in BUNDLED or epochs is not None:
+    if preset not in (*BUNDLED, "qat") or epochs is not None:
         recipe = in_epochs(recipe, epochs or PAPER_EPOCHS, pictures)
     if steps is not None:
         recipe = replace(recipe, steps=steps)

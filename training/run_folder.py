@@ -3,6 +3,7 @@
 - `recipe.json`: network, schedule and pictures, as plain text;
 - `last.pt`: everything to go on from; `last.safetensors`: the weights, for every other command;
 - `best.safetensors`: the weights of the best validation so far;
+- `original.safetensors`: what a quantisation-aware run began with;
 - `log.jsonl`: a line for each validation; `tensorboard/`: curves.
 
 Every file is written under another name and renamed; lines of the log that are younger than
@@ -19,9 +20,11 @@ from typing import Any
 
 import torch
 
-from sdps.core.artifact import atomic_path, write_bytes, write_json
+from sdps.calibration.fake_quant import steps_of
+from sdps.calibration.trained import ORIGINAL, TrainedRanges
+from sdps.core.artifact import atomic_path, sha256_of, write_bytes, write_json
 from sdps.core.errors import SdpsError, UsageError
-from sdps.model import save_checkpoint
+from sdps.model import SDPSFNet, load_checkpoint, save_checkpoint
 from sdps.training.data import Source
 from sdps.training.trainer import Trainer
 
@@ -32,10 +35,11 @@ class RunFolder:
     Args:
         path: Made if need be.
         source: The pictures; a run goes on with the same ones only.
+        original: What a quantisation-aware run fine-tunes; it is kept beside the results.
     """
 
-    def __init__(self, path: Path, source: Source) -> None:
-        self.path = path
+    def __init__(self, path: Path, source: Source, original: SDPSFNet | None = None) -> None:
+        self.path, self.original = path, original
         self.pictures = {"name": source.name, "count": source.count, "sha256": source.fingerprint()}
 
     @property
@@ -66,6 +70,10 @@ class RunFolder:
                 "Give the same pictures again, or another --out.",
             )
         trainer.restore(state)
+        if self.original and not _same(self.original, self.path / ORIGINAL):
+            raise UsageError(
+                f"The run in {self.path} fine-tunes other weights.", "Give the same again, or another --out."
+            )
         return dict(notes)
 
     def begin(self, trainer: Trainer) -> None:
@@ -74,6 +82,8 @@ class RunFolder:
         write_json(self.path / "recipe.json", {**recipe, "pictures": self.pictures})
         kept = [line for line in self._log() if json.loads(line)["step"] <= trainer.step]
         write_bytes(self.path / "log.jsonl", "".join(kept).encode())
+        if self.original:
+            save_checkpoint(self.original, self.path / ORIGINAL)
 
     def save(self, trainer: Trainer, notes: dict[str, Any]) -> None:
         """Writes `last`; `notes` are plain values that `load` gives back."""
@@ -82,8 +92,11 @@ class RunFolder:
         self.save_weights(trainer, "last")
 
     def save_weights(self, trainer: Trainer, name: str) -> None:
-        """Writes the averaged weights as NAME.safetensors."""
-        save_checkpoint(trainer.averaged(), self.path / f"{name}.safetensors", {"step": str(trainer.step)})
+        """Writes the averaged weights as NAME.safetensors, and in it the ranges that were trained."""
+        network, metadata = trainer.averaged(), {"step": str(trainer.step)}
+        if self.original:
+            metadata |= TrainedRanges(steps_of(network), sha256_of(self.path / ORIGINAL)).to_metadata()
+        save_checkpoint(plain(network), self.path / f"{name}.safetensors", metadata)
 
     def log(self, entry: dict[str, Any]) -> None:
         """Appends a line to the log."""
@@ -92,3 +105,18 @@ class RunFolder:
     def _log(self) -> list[str]:
         path = self.path / "log.jsonl"
         return path.read_text().splitlines(keepends=True) if path.is_file() else []
+
+
+def plain(network: SDPSFNet) -> SDPSFNet:
+    """The same weights in a network of its own that rounds nothing."""
+    copied = SDPSFNet(network.config)
+    own = dict(network.named_parameters())
+    with torch.no_grad():
+        for key, value in copied.named_parameters():
+            value.copy_(own[key])
+    return copied.eval().requires_grad_(False)
+
+
+def _same(network: SDPSFNet, path: Path) -> bool:
+    stored = load_checkpoint(path).state_dict()
+    return all(torch.equal(value.cpu(), stored[key]) for key, value in network.state_dict().items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from sdps.calibration.fake_quant import parameter_groups
 from sdps.core.console import need
 from sdps.core.errors import UsageError
 from sdps.model import SDPSFNet
@@ -102,7 +104,7 @@ class Trainer:
         self.layout = torch.channels_last if fabric.device.type == "cuda" else torch.contiguous_format
         anything: Any = network  # PyTorch's stubs of `to` lack this form in some versions
         anything.to(memory_format=self.layout)
-        optimiser = torch.optim.AdamW(network.parameters(), lr=recipe.rate, betas=(0.9, 0.999))
+        optimiser = torch.optim.AdamW(parameter_groups(network), lr=recipe.rate, betas=(0.9, 0.999))
         # Compiling fuses what stands between the convolutions; it takes minutes, once per patch size.
         module: Any = torch.compile(network) if compiled else network
         self.forward, self.optimiser = fabric.setup(module, optimiser)
@@ -130,7 +132,7 @@ class Trainer:
         """One step; returns the loss. A loss or gradient that is not finite is skipped and counted."""
         recipe, fabric = self.recipe, self.fabric
         for group in self.optimiser.param_groups:
-            group["lr"] = recipe.learning_rate(self.position)
+            group["lr"] = recipe.learning_rate(self.position) * group.get("pace", 1.0)
         rainy, clean = (part.to(fabric.device, non_blocking=True) for part in self._batch())
         outputs = self.forward(normalise(rainy).contiguous(memory_format=self.layout))
         if recipe.normalised:
@@ -163,7 +165,7 @@ class Trainer:
 
     def averaged(self) -> SDPSFNet:
         """A network of the averaged weights, in eval mode, on the run's device."""
-        network = SDPSFNet(self.network.config).to(self.fabric.device)
+        network = copy.deepcopy(self.network)
         names = dict(network.named_parameters())
         with torch.no_grad():
             for key, value in self.average.items():
@@ -197,6 +199,12 @@ class Trainer:
                     f"That run cannot go on: its {part} would change ({changed}).",
                     "Give the same options again, or another --out.",
                 )
+        names = dict(self.network.named_parameters()).keys()
+        if state["network"].keys() != names:
+            raise UsageError(
+                "That run cannot go on: of the two one trains with fake quantisation and one does not.",
+                "Give the same options again, or another --out.",
+            )
         with torch.no_grad():
             for key, value in self.network.named_parameters():
                 value.copy_(state["network"][key])

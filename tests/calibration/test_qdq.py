@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +10,23 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
-from torch import Tensor, nn
 
+from sdps import __version__
+from sdps.calibration.fake_quant import attach, steps_of
 from sdps.calibration.layers import Layer, attribute, find_layers
 from sdps.calibration.qdq import infer_types, integer_convolutions
 from sdps.calibration.recipe import Calibrated, Options, calibrate
 from sdps.calibration.session import open_session, restore
 from sdps.core.errors import ExportError
 from sdps.core.frame import Image
+from sdps.core.manifest import INPUT, GraphManifest
 from sdps.core.spec import ShapeRange, Size
 from sdps.export.graph_macs import macs_by_node
+from sdps.export.module_map import export_mapped
 from sdps.export.precision import fp32_islands, to_fp16
 from sdps.export.rehearsal import rehearse
 from sdps.model import SDPSFNet
-from sdps.model.deploy import DeployNet
+from sdps.model.deploy import MEAN, STD, DeployNet
 
 
 @pytest.fixture(scope="module")
@@ -78,54 +82,46 @@ def test_a_quantised_graph_is_refused(int8: onnx.ModelProto) -> None:
 
 
 def test_pytorch_with_fake_quantisation_agrees(
-    model: onnx.ModelProto,
-    layers: list[Layer],
-    tiny_network: SDPSFNet,
-    scenes: list[Image],
-    tmp_path: Path,
+    tiny_network: SDPSFNet, scenes: list[Image], tmp_path: Path
 ) -> None:
-    """An independent path: the module tree, PyTorch's own fake quantisation, no ONNX.
-
-    Layers that the exporter has merged have no module of their own and stay in floating point.
-    """
-    deploy = DeployNet(tiny_network).eval()
-    modules: dict[str, nn.Module] = dict(deploy.named_modules())
-    calibrated = calibrate(model, layers, scenes[:4], Options("mse", equalise=False), tmp_path / "s")
-    chosen = [layer for layer in layers if layer.weight.removesuffix(".weight") in modules]
-    assert len(chosen) > 0.6 * len(layers)
-    int8 = infer_types(calibrated.graph([layer.name for layer in chosen]))
-    constants = {t.name: torch.tensor(numpy_helper.to_array(t)) for t in int8.graph.initializer}
-    hooks, saved = [], {}
-    for layer in chosen:
-        module = modules[layer.weight.removesuffix(".weight")]
-        known = calibrated.quantised[layer.name]
-        shape = [-1 if axis == layer.axis else 1 for axis in range(4)]
-        steps = torch.tensor(known.weight_scales).view(shape)
-        saved[module] = module.weight.data
-        module.weight.data = torch.tensor(known.weight).float() * steps
-        old_bias = module.bias.data if module.bias is not None else 0.0
-        extra = (constants[f"{layer.weight}/bias"] - old_bias).view(1, -1, 1, 1)
-
-        def before(_: nn.Module, given: tuple[Tensor], scale: float = known.scale) -> Tensor:
-            return torch.fake_quantize_per_tensor_affine(given[0], scale, 0, -128, 127)
-
-        def after(_: nn.Module, __: object, result: Tensor, extra: Tensor = extra) -> Tensor:
-            return result + extra
-
-        hooks += [module.register_forward_pre_hook(before), module.register_forward_hook(after)]
-    try:
-        session = open_session(int8)
-        differences = []
-        for scene in scenes[8:]:
-            with torch.inference_mode():
-                ours = deploy(torch.from_numpy(scene)[None])[0].numpy()
-            differences.append(np.abs(ours.astype(int) - restore(session, scene)))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, weight in saved.items():
-            module.weight.data = weight
+    """What training sees is what the graph does: the module tree, PyTorch's arithmetic, every layer."""
+    network = copy.deepcopy(tiny_network)
+    with torch.no_grad():
+        network.stage_osr.tail.weight.mul_(5)  # so that errors show
+    config = dict(network.config.__dict__)
+    mapped = export_mapped(
+        network,
+        GraphManifest("tiny", "0" * 64, "SDPSFNet", config, "fp32", "dynamic", MEAN, STD, __version__),
+    )
+    options = Options("mse", equalise=False, compensate=False, correct_bias=False)
+    calibrated = calibrate(mapped.model, mapped.layers, scenes[:4], options, tmp_path / "s")
+    int8 = infer_types(calibrated.graph([layer.name for layer in mapped.layers]))
+    steps = {site.key: calibrated.quantised[site.layer].scale for site in mapped.sites}
+    assert max(len(site.modules) for site in mapped.sites) == 3  # up-sampling, narrowing, lateral
+    assert {site.part for site in mapped.sites} == {"", "rest", "lone"}
+    attach(network, mapped.sites, steps)
+    assert steps_of(network) == steps
+    deploy, session = DeployNet(network).eval(), open_session(int8)
+    differences = []
+    for scene in scenes[8:]:
+        with torch.inference_mode():
+            ours = deploy(torch.from_numpy(scene)[None])[0].numpy()
+        differences.append(np.abs(ours.astype(int) - restore(session, scene)))
     assert (np.stack(differences) <= 1).mean() >= 0.999
+
+
+def test_openvino_runs_it_in_integers(int8: onnx.ModelProto, layers: list[Layer]) -> None:
+    """All but a few: weights that share a zero point would leave most of them in FP32."""
+    ov = pytest.importorskip("openvino")
+    core = ov.Core()
+    network = core.read_model(model=int8.SerializeToString())
+    network.reshape({INPUT: [1, 64, 64, 3]})
+    compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    facts = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+    precisions = [f["runtimePrecision"].value for f in facts if "onvolution" in f["layerType"].value]
+    precisions += [f["runtimePrecision"].value for f in facts if f["layerType"].value == "Deconvolution"]
+    integer = [precision for precision in precisions if precision in ("u8", "i8")]
+    assert len(integer) > 0.9 * len(layers)
 
 
 def test_fp16_around_int8_changes_little(int8: onnx.ModelProto, scenes: list[Image]) -> None:

@@ -1,0 +1,194 @@
+"""Fine-tuning for INT8: the same loop, an ordinary checkpoint, and an export that takes its ranges."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from typer.testing import CliRunner
+
+from sdps.calibration.fake_quant import is_range, steps_of
+from sdps.calibration.trained import ORIGINAL, TrainedRanges
+from sdps.core.errors import UsageError
+from sdps.core.frame import Image
+from sdps.export.cli import app as export_app
+from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
+from sdps.training.cli import app
+from sdps.training.data import PhotoSource
+from sdps.training.loop import Ending, train
+from sdps.training.qat import begin, load_original
+from sdps.training.recipe import Recipe
+from sdps.training.run_folder import RunFolder
+from sdps.training.trainer import Trainer
+from sdps.training.validation import Validate, on_photos
+
+NET = SDPSFNetConfig(tau=0, features=4, scale_unet=2, scale_orb=2, cabs=1, reduction=2, psf_channels=8)
+SHORT = Recipe(steps=4, phases=((0.0, 32, 2),), warmup=1, rate=1e-3, average=0.5, seed=3)
+OFTEN = 1e-9
+
+
+@pytest.fixture(scope="module")
+def photos() -> list[Image]:
+    rng = np.random.default_rng(0)
+    return [cv2.resize(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8), (96, 80)) for _ in range(3)]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random network; one channel of many tensors is louder than the others."""
+    torch.manual_seed(1)
+    network = SDPSFNet(NET)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d) and module.weight.shape[0] >= 4 and module.weight.shape[2] == 3:
+                module.weight[0].mul_(4.0)
+    path = tmp_path_factory.mktemp("weights") / "loud.safetensors"
+    save_checkpoint(network, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def first(weights: Path, photos: list[Image]) -> SDPSFNet:
+    """As a run begins: traced, calibrated and rounded once for all tests."""
+    return begin(load_checkpoint(weights), weights, PhotoSource(photos), SHORT)
+
+
+class Runs:
+    """Runs on one beginning."""
+
+    def __init__(self, weights: Path, first: SDPSFNet, photos: list[Image]) -> None:
+        self.weights, self.first, self.photos = weights, first, photos
+
+    def trainer(self, recipe: Recipe = SHORT, network: SDPSFNet | None = None) -> Trainer:
+        network = copy.deepcopy(self.first) if network is None else network
+        return Trainer(network, PhotoSource(self.photos), recipe)
+
+    def __call__(self, out: Path, validate: Validate | None = None, recipe: Recipe = SHORT) -> Ending:
+        folder = RunFolder(out, PhotoSource(self.photos), load_original(self.weights))
+        validate = validate or on_photos(self.photos[:1], ("heavy",))
+        return train(self.trainer(recipe), folder, validate, every=OFTEN)
+
+
+@pytest.fixture(scope="module")
+def runs(weights: Path, first: SDPSFNet, photos: list[Image]) -> Runs:
+    return Runs(weights, first, photos)
+
+
+@pytest.fixture(scope="module")
+def done(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("done")
+    assert runs(out).finished
+    return out
+
+
+def test_weights_and_ranges_both_learn(runs: Runs) -> None:
+    trainer = runs.trainer()
+    before = {key: value.detach().clone() for key, value in trainer.network.named_parameters()}
+    trainer.advance()
+    after = dict(trainer.network.named_parameters())
+    still = {key for key, value in before.items() if torch.equal(value, after[key]) and "unused" not in key}
+    # The attention of a random network can be shut, and then its ranges have no gradient.
+    assert not {key for key in still if is_range(key) and "attention" not in key}
+    assert not {key for key in still if ".weight" in key}, "a folded layer's weights learn as well"
+
+
+def test_a_stopped_run_goes_on_to_the_very_same_weights_and_ranges(
+    runs: Runs, done: Path, tmp_path: Path
+) -> None:
+    def interrupted(network: SDPSFNet) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return on_photos(runs.photos[:1], ("heavy",))(network)
+
+    assert runs(tmp_path, interrupted).step < SHORT.steps
+    assert runs(tmp_path).finished
+    one, other = (load_file(path / "last.safetensors") for path in (tmp_path, done))
+    assert all(torch.equal(one[key], other[key]) for key in other)
+    assert TrainedRanges.read(tmp_path / "last.safetensors") == TrainedRanges.read(done / "last.safetensors")
+
+
+def test_it_leaves_an_ordinary_checkpoint_with_ranges(runs: Runs, weights: Path, done: Path) -> None:
+    ranges = TrainedRanges.read(done / "best.safetensors")
+    assert ranges is not None
+    assert ranges.steps.keys() == steps_of(runs.first).keys()
+    assert ranges.steps != steps_of(runs.first)
+    assert load_checkpoint(done / "best.safetensors").config == NET
+    assert load_file(done / ORIGINAL).keys() == load_file(done / "best.safetensors").keys()
+    kept, given = load_file(done / ORIGINAL), load_file(weights)
+    assert all(torch.equal(kept[key], given[key]) for key in given)
+
+
+def test_validation_sees_the_rounding(runs: Runs) -> None:
+    picture = torch.rand(1, 3, 32, 32)
+    rounding = runs.trainer().averaged()
+    plain = load_checkpoint(runs.weights)
+    with torch.inference_mode():
+        assert not torch.equal(rounding(picture)[-1], plain(picture)[-1])
+    assert steps_of(rounding) == steps_of(runs.first)
+
+
+def test_export_takes_the_ranges_and_says_so(
+    done: Path, photos: list[Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SDPS_HOME", str(tmp_path / "home"))
+    for i, photo in enumerate(photos):
+        for j in range(2):
+            target = tmp_path / "pictures" / f"{i}{j}.png"
+            target.parent.mkdir(exist_ok=True)
+            cv2.imwrite(str(target), np.ascontiguousarray(np.rot90(photo, 2 * j)))
+    arguments = [
+        *("--int8", "--calib", str(tmp_path / "pictures"), "--calib-size", "64", "--calib-crops", "4"),
+        *("--dynamic", "--engine", "none", "--int8-rest", "fp32", "--out", str(tmp_path / "out")),
+        *("--min-psnr", "5", "--max-mean-shift", "100"),
+    ]
+    result = CliRunner().invoke(export_app, [str(done / "best.safetensors"), *arguments])
+    assert result.exit_code == 0, result.output
+    (path,) = (tmp_path / "out").glob("*.int8/report.json")
+    report = json.loads(path.read_text())
+    assert report["settings"]["ranges"].startswith("trained")
+    assert any("trained for INT8" in note for note in report["notes"])
+    assert report["chosen"]["int8_macs_share"] > 0.9
+
+    alone = tmp_path / "alone" / "best.safetensors"
+    alone.parent.mkdir()
+    alone.write_bytes((done / "best.safetensors").read_bytes())
+    result = CliRunner().invoke(export_app, [str(alone), *arguments])
+    assert result.exit_code == 2
+    assert "not beside it" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("--preset", "nano"), "brings its own network"),
+        (("--from", "sdps-nano"), "brings its own network"),
+        (("--precision", "bf16"), "trains in FP32"),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(weights: Path, arguments: tuple[str, ...], told: str) -> None:
+    result = CliRunner().invoke(app, ["--qat", str(weights), *arguments])
+    assert result.exit_code == 2
+    assert told in result.stderr
+
+
+def test_fine_tuned_weights_are_no_original(done: Path) -> None:
+    with pytest.raises(UsageError, match="fine-tuned for INT8 already"):
+        load_original(done / "best.safetensors")
+
+
+def test_a_run_goes_on_with_the_same_weights_and_kind_only(runs: Runs, done: Path) -> None:
+    source = PhotoSource(runs.photos)
+    other = RunFolder(done, source, SDPSFNet(NET))
+    with pytest.raises(UsageError, match="fine-tunes other weights"):
+        other.load(runs.trainer())
+    with pytest.raises(UsageError, match="fake quantisation"):
+        RunFolder(done, source).load(runs.trainer(network=SDPSFNet(NET)))

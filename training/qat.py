@@ -1,0 +1,108 @@
+"""The beginning of a quantisation-aware run: the network with what will be INT8 rounded as INT8.
+
+The ranges begin where calibration would put them, on rainy pictures of the run's own; from there
+they are trained with the weights (calibration/fake_quant.py).
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import torch
+
+from sdps import __version__
+from sdps.calibration.equalise import equalise
+from sdps.calibration.fake_quant import attach
+from sdps.calibration.layers import prepare, weights_of
+from sdps.calibration.recipe import Options, calibrate
+from sdps.calibration.trained import TrainedRanges
+from sdps.core.artifact import sha256_of
+from sdps.core.errors import UsageError
+from sdps.core.frame import Image
+from sdps.core.manifest import GraphManifest
+from sdps.export.module_map import Mapped, export_mapped
+from sdps.model import SDPSFNet, load_checkpoint
+from sdps.model.deploy import MEAN, STD
+from sdps.training.data import Source
+from sdps.training.recipe import Recipe
+
+PICTURES, SIDE = 48, 128
+"""What the first ranges are observed on: so many patches, and their most pixels a side."""
+
+
+def load_original(weights: Path) -> SDPSFNet:
+    """The FP32 network to fine-tune.
+
+    Raises:
+        CheckpointError: it is no checkpoint.
+        UsageError: it was fine-tuned for INT8 already.
+    """
+    network = load_checkpoint(weights)
+    if TrainedRanges.read(weights):
+        raise UsageError(
+            f"{weights} was fine-tuned for INT8 already.",
+            "Give the same command again to go on with it, or the original weights to begin anew.",
+        )
+    return network
+
+
+def begin(original: SDPSFNet, weights: Path, source: Source, recipe: Recipe) -> SDPSFNet:
+    """A copy of the network that is trained as INT8 will see it.
+
+    Args:
+        original: The FP32 network; stays as it is.
+        weights: Its file.
+        source: The run's pictures.
+        recipe: The run's, for its seed and patches.
+
+    Returns:
+        The network with the same function but for the rounding: channels are equalised first.
+
+    Raises:
+        ExportError: it cannot be traced, or its weights give NaN.
+    """
+    network = copy.deepcopy(original)
+    manifest = GraphManifest(
+        name=weights.stem,
+        weights_sha256=sha256_of(weights),
+        architecture=type(network).__name__,
+        config=asdict(network.config),
+        precision="fp32",
+        size="dynamic",
+        mean=MEAN,
+        std=STD,
+        sdps_version=__version__,
+    )
+    mapped = export_mapped(network, manifest)
+    pictures = _pictures(source, recipe)
+    mapped = _equalise(network, mapped, pictures)
+    options = Options(equalise=False, compensate=False, correct_bias=False)
+    with TemporaryDirectory() as folder:  # other weights every time: nothing to keep the statistics for
+        calibrated = calibrate(mapped.model, mapped.layers, pictures, options, Path(folder) / "statistics")
+    attach(network, mapped.sites, {s.key: calibrated.quantised[s.layer].scale for s in mapped.sites})
+    return network.requires_grad_()
+
+
+def _equalise(network: SDPSFNet, mapped: Mapped, pictures: list[Image]) -> Mapped:
+    """Equalises what is one convolution in the graph as in the network, in both."""
+    alike = {site.layer: site.modules[0] for site in mapped.sites if len(site.modules) == 1 and not site.part}
+    layers = [layer for layer in mapped.layers if layer.name in alike]
+    model = equalise(prepare(mapped.model), layers, pictures)
+    weights = weights_of(model)
+    with torch.no_grad():
+        for layer in layers:
+            values = torch.tensor(weights[layer.weight])
+            network.get_parameter(f"{alike[layer.name]}.weight").copy_(values)
+    return replace(mapped, model=model)
+
+
+def _pictures(source: Source, recipe: Recipe) -> list[Image]:
+    """Rainy patches of the run's pictures, uint8 [S,S,3] each."""
+    side = min(SIDE, max(patch for _, patch, _ in recipe.phases))
+    rainy, _ = source.patches(side, PICTURES, recipe.seed).step(0)
+    levels = (rainy * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return [np.ascontiguousarray(picture) for picture in levels.numpy()]
