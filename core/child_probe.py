@@ -28,6 +28,13 @@ def _av(av: Any) -> dict[str, Any]:
     return {"encoders": found, "ffmpeg": ".".join(map(str, av.library_versions["libavcodec"]))}
 
 
+def _pil(_: Any) -> dict[str, Any]:
+    from PIL import Image, features  # noqa: F401 - the package itself loads none of its libraries
+
+    parts = ("jpg", "zlib", "webp", "libtiff", "freetype2")
+    return {"lacks": [part for part in parts if not features.check(part)]}
+
+
 def _cv2(cv2: Any) -> dict[str, Any]:
     match = re.search(r"GStreamer:\s*(YES|NO)", cv2.getBuildInformation())
     return {"gstreamer": bool(match and match[1] == "YES")}
@@ -98,6 +105,7 @@ def _derain() -> dict[str, Any]:
 
 
 LIBRARIES = {
+    "PIL": _pil,
     "av": _av,
     "cv2": _cv2,
     "onnxruntime": _onnxruntime,

@@ -18,7 +18,7 @@ from sdps.core.version import __version__
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXTRA_OF = {
-    "cv2": "cpu",
+    "cv2": "export",
     "onnxruntime": "cpu",
     "openvino": "cpu",
     "onnx": "export",

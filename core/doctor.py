@@ -23,7 +23,7 @@ from sdps.core.video_devices import Camera, cameras
 
 FORMAT = 1
 """Of the JSON; raised when a key goes or changes its meaning, not when one comes."""
-ASKED = ("av", "cv2", "onnxruntime", "openvino", "pygame", "tensorrt", "tensorrt_rtx", "torch")
+ASKED = ("av", "PIL", "cv2", "onnxruntime", "openvino", "pygame", "tensorrt", "tensorrt_rtx", "torch")
 EXTRAS = ("export", "int8", "train", "bench")
 SECONDS = 20.0
 """How long reading the machine may take. A dead network disk or a stuck camera takes for ever."""
@@ -239,7 +239,12 @@ def _has_gpu_files() -> bool:
 
 
 def _library(module: str, answer: libraries.Answer | None) -> Library:
-    package = {"tensorrt_rtx": "tensorrt-rtx-cu13", "pygame": "pygame-ce", "cv2": "opencv-python-headless"}
+    package = {
+        "PIL": "pillow",
+        "cv2": "opencv-python-headless",
+        "pygame": "pygame-ce",
+        "tensorrt_rtx": "tensorrt-rtx-cu13",
+    }
     version = packages.version_of(package.get(module, module))
     if answer is None:
         return Library("installed", version) if packages.module_there(module) else Library("missing")

@@ -128,6 +128,8 @@ def library_note(name: str, facts: Facts) -> str:
         return "installed (not imported: no GPU that it could use)"
     if name == "av":
         return f"libavcodec {known.get('ffmpeg', '?')}; encoders {', '.join(known['encoders']) or 'none'}"
+    if name == "PIL":
+        return f"without {', '.join(known['lacks'])}" if known["lacks"] else "pictures and letters"
     if name == "cv2":
         return f"GStreamer: {'yes' if known['gstreamer'] else 'no'}"
     if name == "torch":

@@ -23,6 +23,7 @@ TENSORRT_PARTS = (
     *(f"tensorrt-{cuda}{part}" for cuda in ("cu12", "cu13") for part in ("", "-bindings", "-libs")),
 )
 MODULES = {
+    "pillow": "PIL",
     "opencv-python-headless": "cv2",
     "onnxruntime-gpu": "onnxruntime",
     "pygame-ce": "pygame",

@@ -48,7 +48,7 @@ def abilities(facts: Facts) -> list[Ability]:
 
 def _files(facts: Facts) -> Ability:
     engines = _engines(facts)
-    lacking = _broken(facts, "av", "cv2") + [name for name in ("av", "cv2") if _missing(facts, name)]
+    lacking = _broken(facts, "av", "PIL") + [name for name in ("av", "PIL") if _missing(facts, name)]
     if lacking:
         return Ability("run_files", "run on files", False, _why(facts, lacking), pip("cpu"))
     if not engines:
@@ -70,8 +70,9 @@ def _camera(facts: Facts) -> Ability:
     def no(why: str, remedy: str = "") -> Ability:
         return Ability("run_camera", "run on a camera", False, why, remedy)
 
-    if not facts.libraries["cv2"].usable:
-        return no(_why(facts, ["cv2"]), pip("cpu"))
+    opencv = facts.libraries["cv2"]
+    if not opencv.usable and not facts.libraries["av"].usable:
+        return no(_why(facts, ["av"]), pip("cpu"))
     readable = [camera for camera in facts.cameras if not camera.error]
     refused = [camera for camera in facts.cameras if camera.refused]
     if refused and not readable:
@@ -84,7 +85,7 @@ def _camera(facts: Facts) -> Ability:
             return no(f"{facts.cameras[0].device}: {facts.cameras[0].error}")
         return no("no camera is connected (rtsp:// and http:// streams work)")
     csi = [camera for camera in readable if camera.csi]
-    if len(csi) == len(readable) and not facts.libraries["cv2"].facts.get("gstreamer"):
+    if len(csi) == len(readable) and not opencv.facts.get("gstreamer"):
         return no(
             "CSI cameras need OpenCV with GStreamer, as JetPack's is",
             f"{pip_command()} uninstall -y opencv-python-headless opencv-python"
@@ -92,7 +93,8 @@ def _camera(facts: Facts) -> Ability:
         )
     first = csi[0] if len(csi) == len(readable) else next(camera for camera in readable if not camera.csi)
     how = "--input csi://0" if first.csi else f"--camera {first.device}"
-    return Ability("run_camera", "run on a camera", True, f"sdps-run {how} ({first.name})")
+    through = "OpenCV" if opencv.usable else "PyAV"
+    return Ability("run_camera", "run on a camera", True, f"sdps-run {how} ({first.name}, through {through})")
 
 
 def _window(facts: Facts) -> Ability:

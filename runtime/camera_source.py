@@ -1,4 +1,4 @@
-"""Cameras through OpenCV."""
+"""Cameras: through OpenCV where it is installed, else through PyAV."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from sdps.core.errors import SourceError, UsageError
+from sdps.core.errors import MissingDependency, SourceError, UsageError
 from sdps.core.frame import Frame
+from sdps.runtime.av_camera import AvCamera
 from sdps.runtime.color import ColorSpec
 from sdps.runtime.opencv import opencv
 from sdps.runtime.stream import SourceRefused, StreamInfo
+
+FPS = 5
+"""`cv2.CAP_PROP_FPS`, for where there is no OpenCV."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +47,9 @@ class CameraSource:
 
     Args:
         device: The camera's number, or the path of its device.
-        capture: An opened `cv2.VideoCapture` to read instead, a GStreamer pipeline for example.
-        mode: What to ask of it.
+        capture: An opened `cv2.VideoCapture` to read instead, a GStreamer pipeline for example, or
+            what has its `isOpened`, `read`, `get` and `release`.
+        mode: What to ask of the device.
 
     Raises:
         SourceError: there is no such camera, it is in use, or delivers nothing.
@@ -53,17 +58,14 @@ class CameraSource:
     def __init__(
         self, device: int | str, capture: Any = None, mode: CameraMode | None = None, name: str = ""
     ) -> None:
-        cv2 = opencv()
         self.skipped = 0
         self.name = name or f"Camera {device}"
-        self.capture = capture or cv2.VideoCapture(device)
-        if self.capture.isOpened() and mode is not None:
-            _ask(self.capture, mode)
+        self.capture = capture or _open(device, mode)
         ok, bgr = self.capture.read() if self.capture.isOpened() else (False, None)
         if not ok or bgr is None:
             self.capture.release()
             raise _why_not(device, self.name)
-        rate = self.capture.get(cv2.CAP_PROP_FPS)
+        rate = self.capture.get(FPS)
         fps = Fraction(rate).limit_denominator(1001) if 1 <= rate <= 1000 else Fraction(30)
         height, width = bgr.shape[:2]
         self.info = StreamInfo("camera", width, height, fps=fps, live=True, color=ColorSpec())
@@ -94,8 +96,17 @@ def csi_capture(sensor: int, mode: CameraMode) -> Any:
 
     Untested: no Jetson was at hand. The elements are those of NVIDIA's Accelerated GStreamer guide.
     `drop=true max-buffers=1` keeps only the newest frame.
+
+    Raises:
+        MissingDependency: there is no OpenCV at all.
     """
-    cv2 = opencv()
+    try:
+        cv2 = opencv()
+    except MissingDependency as error:
+        raise MissingDependency(
+            f"csi:// goes through JetPack's OpenCV; {error.message}",
+            "sudo apt install libopencv-python; environments need --system-site-packages",
+        ) from None
     wanted = "video/x-raw(memory:NVMM)"
     if mode.width and mode.height:
         wanted += f",width={mode.width},height={mode.height}"
@@ -109,8 +120,19 @@ def csi_capture(sensor: int, mode: CameraMode) -> Any:
     return cv2.VideoCapture(pipeline, cv2.CAP_GSTREAMER)
 
 
-def _ask(capture: Any, mode: CameraMode) -> None:
-    cv2 = opencv()
+def _open(device: int | str, mode: CameraMode | None) -> Any:
+    """OpenCV first: it has long been what cameras are read with, and JetPack brings its own."""
+    try:
+        cv2 = opencv()
+    except MissingDependency:
+        return AvCamera(device, mode)
+    capture = cv2.VideoCapture(device)
+    if capture.isOpened() and mode is not None:
+        _ask(cv2, capture, mode)
+    return capture
+
+
+def _ask(cv2: Any, capture: Any, mode: CameraMode) -> None:
     if mode.fourcc:  # first, because the sizes on offer depend on it
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*mode.fourcc))
     for key, value in (

@@ -8,7 +8,7 @@ import numpy as np
 
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
-from sdps.runtime.opencv import opencv
+from sdps.runtime.text import render
 
 MODES = ("off", "side", "wipe")
 SWEEP_SECONDS = 6.0
@@ -49,18 +49,14 @@ def sweep(seconds: float) -> float:
 
 def label(image: Image, text: str, side: float) -> Image:
     """A copy with a word in the upper left (side 0) or right (side 1) corner, if there is room."""
-    cv2 = opencv()
     height, width = image.shape[:2]
     result = image.copy()
-    scale = max(0.4, min(height, width) / 500)
-    thick = max(1, round(1.6 * scale))
-    (w, h), base = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, thick)
-    margin = round(0.6 * h)
-    if w + 4 * margin > width // 2 or h + 4 * margin > height:
+    words = render(text, round(max(9.0, min(height, width) / 24)))
+    margin = words.height // 3
+    if words.width + 4 * margin > width // 2 or words.height + 4 * margin > height:
         return result
-    x = margin * 2 if side == 0 else width - w - 2 * margin
-    y = h + 2 * margin
-    box = result[y - h - margin : y + base + margin // 2, x - margin : x + w + margin]
+    left = 2 * margin if side == 0 else width - words.width - 2 * margin
+    box = result[margin : words.height + 3 * margin, left - margin : left + words.width + margin]
     box[:] = box // 3  # darkened, so that white letters stand out on a white sky
-    cv2.putText(result, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, scale, (255, 255, 255), thick, cv2.LINE_AA)
+    words.draw(result, 2 * margin, left)
     return result

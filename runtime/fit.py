@@ -5,18 +5,19 @@ from __future__ import annotations
 import numpy as np
 
 from sdps.core.frame import Image
-from sdps.runtime.opencv import opencv
 
 
 def fit(image: Image, height: int, width: int) -> Image:
     """Scales (H, W, 3) uint8 RGB into `height` x `width` with its proportions, the rest black."""
     if image.shape[:2] == (height, width):
         return image
-    cv2 = opencv()
+    from PIL import Image as Pictures
+
     scale = min(height / image.shape[0], width / image.shape[1])
     h, w = max(1, round(image.shape[0] * scale)), max(1, round(image.shape[1] * scale))
-    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    # Pillow's widens with the step when it shrinks, so that no pixel is passed over.
+    scaled = Pictures.fromarray(image).resize((w, h), Pictures.Resampling.BILINEAR)
     result = np.zeros((height, width, 3), np.uint8)
     top, left = (height - h) // 2, (width - w) // 2
-    result[top : top + h, left : left + w] = cv2.resize(image, (w, h), interpolation=method)
+    result[top : top + h, left : left + w] = np.asarray(scaled)
     return result

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sdps.core.frame import Image
-from sdps.runtime.opencv import opencv
+from sdps.runtime.text import render
 
 RED, BLACK = (170, 20, 20), (0, 0, 0)
 
@@ -32,18 +32,15 @@ def write_lines(image: Image, lines: list[str], ground: tuple[int, int, int] = B
         lines: Top first.
         ground: Colour behind the white letters, RGB.
     """
-    cv2 = opencv()
     height, width = image.shape[:2]
     result = image.copy()
-    font = cv2.FONT_HERSHEY_SIMPLEX
-    widest = max(cv2.getTextSize(line, font, 1.0, 1)[0][0] for line in lines)
-    scale = min(max(0.35, min(height, width) / 700), 0.9 * width / widest)
-    thick = max(1, round(1.5 * scale))
-    (_, tall), base = cv2.getTextSize("Ag", font, scale, thick)
-    step, bottom = tall + base + 2, height - base - 2
-    for i, line in enumerate(reversed(lines)):
-        y = bottom - i * step
-        (wide, _), _ = cv2.getTextSize(line, font, scale, thick)
-        result[max(0, y - tall - 2) : y + base, 2 : wide + 8] = ground
-        cv2.putText(result, line, (5, y), font, scale, (255, 255, 255), thick, cv2.LINE_AA)
+    pixels = max(8.0, min(height, width) / 34)
+    widest = max(render(line, round(pixels)).width for line in lines)
+    pixels = min(pixels, pixels * 0.9 * width / widest)
+    drawn = [render(line, max(1, int(pixels))) for line in lines]
+    step = drawn[0].height + 4
+    for i, words in enumerate(reversed(drawn)):
+        top = height - (i + 1) * step
+        result[max(0, top - 2) : max(0, top + words.height + 2), 2 : words.width + 8] = ground
+        words.draw(result, top, 5)
     return result

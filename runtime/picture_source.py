@@ -1,16 +1,41 @@
-"""Pictures, one or a list, through OpenCV."""
+"""Pictures, one or a list, through Pillow."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import contextlib
+import io
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image as Pictures
+from PIL import ImageFile, ImageOps
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from sdps.core.errors import SourceError
 from sdps.core.frame import Frame, Image
-from sdps.runtime.opencv import opencv
 from sdps.runtime.stream import StreamInfo
+
+READERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
+    b"\x89PNG\r\n\x1a\n": PngImageFile,
+    b"\xff\xd8": JpegImageFile,
+    b"RIFF": WebPImageFile,
+    b"BM": BmpImageFile,
+    b"II": TiffImageFile,
+    b"MM": TiffImageFile,
+}
+"""Pillow's readers by a file's first bytes. Called directly, because Pillow's own choice knows kinds that
+nobody meant and refuses 179 megapixels; lifting that would lift it for the whole program."""
+MAX_PIXELS = 2**30
+"""More is taken for a damaged header, or an attack."""
+ROWS = 256
+"""Copied at a time, because Pillow makes three copies on the way to NumPy, and pictures can be large."""
+ORIENTATION, BITS, SAMPLE_FORMAT = 0x0112, 258, 339  # tags of TIFF and EXIF
 
 
 class PictureSource:
@@ -40,9 +65,8 @@ class PictureSource:
             data = path.read_bytes()
         except OSError:
             data = b""
-        decoded = _decode(data)
-        image = _to_8_bits(decoded)
-        if image is not None and decoded is not None and decoded.dtype != np.uint8 and not self.said_deep:
+        image, deep = _decode(data)
+        if deep and not self.said_deep:
             self.notes.append(f"{path.name} has 16 bits per channel, the network sees and gives 8")
             self.said_deep = True
         if image is None:
@@ -66,26 +90,56 @@ def decode_picture(data: bytes) -> Image | None:
     Grey becomes RGB; 16 bits are rounded to 8; transparency is dropped. Pictures of floats are
     refused, because nothing says what their white is.
     """
-    return _to_8_bits(_decode(data))
+    return _decode(data)[0]
 
 
-def _decode(data: bytes) -> np.ndarray | None:
-    """(H, W, 3) BGR of the file's own depth."""
-    cv2 = opencv()
-    if not data:
-        return None
+def _decode(data: bytes) -> tuple[Image | None, bool]:
+    """The picture, and whether it had 16 bits per channel."""
+    reader = next((READERS[magic] for magic in READERS if data.startswith(magic)), None)
+    if reader is None:
+        return None, False
     try:
-        bgr: np.ndarray | None = cv2.imdecode(
-            np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
-        )
-    except cv2.error:
-        return None
-    return bgr
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd metadata, which are not used
+            picture = reader(io.BytesIO(data))
+            if picture.width * picture.height > MAX_PIXELS:
+                return None, False
+            if _is_deep(picture, data):
+                return _decode_deep(picture, data), True
+            if picture.mode[0] in "FI":
+                return None, False
+            picture.load()
+            return _upright(picture, picture), False
+    except Exception:  # a damaged file raises any of a dozen classes
+        return None, False
 
 
-def _to_8_bits(bgr: np.ndarray | None) -> Image | None:
-    if bgr is None or bgr.dtype not in (np.uint8, np.uint16):
-        return None
-    if bgr.dtype == np.uint16:
-        bgr = ((bgr.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    return np.ascontiguousarray(bgr[:, :, ::-1])
+def _is_deep(picture: Pictures.Image, data: bytes) -> bool:
+    if isinstance(picture, TiffImageFile):
+        whole_numbers = set(picture.tag_v2.get(SAMPLE_FORMAT, (1,))) == {1}
+        return whole_numbers and set(picture.tag_v2.get(BITS, (1,))) == {16}
+    return isinstance(picture, PngImageFile) and data[24] == 16  # in its header, which comes first
+
+
+def _decode_deep(picture: Pictures.Image, data: bytes) -> Image:
+    """Through PyAV, because Pillow holds no colours of 16 bits."""
+    import av
+
+    with av.open(io.BytesIO(data), format=f"{str(picture.format).lower()}_pipe") as container:
+        deep = next(container.decode(video=0)).to_ndarray(format="rgb48le")
+    rgb = ((deep.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return _upright(Pictures.fromarray(rgb), picture)
+
+
+def _upright(pixels: Pictures.Image, held: Pictures.Image) -> Image:
+    """As RGB, turned as the EXIF of `held` says."""
+    with contextlib.suppress(Exception):  # damaged EXIF: as it lies in the file
+        if pixels is not held:
+            pixels.getexif()[ORIENTATION] = held.getexif().get(ORIENTATION, 1)
+        ImageOps.exif_transpose(pixels, in_place=True)
+    width, height = pixels.size
+    rgb = np.empty((height, width, 3), np.uint8)
+    for top in range(0, height, ROWS):
+        rows = pixels.crop((0, top, width, min(top + ROWS, height)))
+        rgb[top : top + ROWS] = np.asarray(rows if rows.mode == "RGB" else rows.convert("RGB"))
+    return rgb

@@ -66,6 +66,7 @@ def healthy(**changes: Any) -> Facts:
     """Facts of a machine that lacks nothing on the CPU and has no GPU."""
     facts: dict[str, dict[str, Any]] = {
         "av": {"encoders": ["libx264"]},
+        "PIL": {"lacks": []},
         "cv2": {"gstreamer": False},
         "onnxruntime": {"providers": ["CPUExecutionProvider"]},
         "pygame": {"display": "x11"},
@@ -220,6 +221,19 @@ def test_a_cameras_answers_are_understood() -> None:
     facts = healthy(cameras=[camera])
     assert ability(facts, "run_camera").can
     assert "--camera /dev/video0" in ability(facts, "run_camera").why
+
+
+def test_only_csi_cameras_miss_opencv() -> None:
+    usb, csi = Camera("/dev/video0", "HD Webcam"), Camera("/dev/video1", "imx219", "tegra-video")
+    bare = healthy().libraries | {"cv2": Library("missing")}
+    assert ability(healthy(libraries=bare), "run_files").can
+    webcam = ability(healthy(libraries=bare, cameras=[usb]), "run_camera")
+    assert webcam.can and "through PyAV" in webcam.why
+    assert "through OpenCV" in ability(healthy(cameras=[usb]), "run_camera").why
+    board = ability(healthy(libraries=bare, cameras=[csi]), "run_camera")
+    assert not board.can and "libopencv-python" in board.remedy
+    without = healthy().libraries | {"PIL": Library("missing")}
+    assert not ability(healthy(libraries=without), "run_files").can
 
 
 def test_a_node_for_metadata_is_no_camera() -> None:

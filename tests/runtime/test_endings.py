@@ -76,9 +76,9 @@ def test_interrupting_within_a_huge_picture_ends_cleanly(provider: str, tmp_path
     path = tmp_path / "huge.png"
     assert cv2.imwrite(str(path), np.full((6000, 9000, 3), 90, np.uint8), [cv2.IMWRITE_PNG_COMPRESSION, 1])
     code = (
-        "import sys; from sdps.runtime import tiling; real = tiling._tiled\n"
+        "import sys; from sdps.runtime import tiling; real = tiling._in_flight\n"
         "def tell(*a): print('busy', flush=True); return real(*a)\n"
-        "tiling._tiled = tell; from sdps.runtime.cli import main; main()"
+        "tiling._in_flight = tell; from sdps.runtime.cli import main; main()"
     )
     arguments = ["--input", str(path), "--output", str(tmp_path / "out.png"), "--provider", provider]
     command = [sys.executable, "-c", code, *arguments]
@@ -99,7 +99,7 @@ def test_help_loads_nothing_heavy() -> None:
         "from sdps.runtime.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = ('numpy', 'cv2', 'av', 'onnxruntime', 'openvino', 'torch', 'pygame')\n"
+        "heavy = ('numpy', 'cv2', 'PIL', 'av', 'onnxruntime', 'openvino', 'torch', 'pygame')\n"
         "sys.exit(str([m for m in heavy if m in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

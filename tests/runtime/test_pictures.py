@@ -1,0 +1,132 @@
+"""Picture files: what is written, and what is read from whole, odd and damaged ones."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pictures
+
+from sdps.core.errors import SinkError
+from sdps.core.frame import Image
+from sdps.core.samples import PICTURE, sample
+from sdps.runtime.picture_sink import WRITABLE, encode_picture
+from sdps.runtime.picture_source import decode_picture
+from sdps.runtime.sources import PICTURES
+
+MakePicture = Callable[[int, int], Image]
+
+
+def photograph() -> Image:
+    image = decode_picture(sample(PICTURE).read_bytes())
+    assert image is not None
+    return image
+
+
+def encoded(image: Image, kind: str, **options: object) -> bytes:
+    file = io.BytesIO()
+    Pictures.fromarray(image).save(file, kind, **options)
+    return file.getvalue()
+
+
+def test_what_is_read_can_be_written() -> None:
+    assert set(WRITABLE) == PICTURES
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".tif", ".TIFF"])
+def test_these_files_keep_every_pixel(suffix: str, picture: MakePicture) -> None:
+    image = picture(31, 45)
+    again = decode_picture(encode_picture(image, suffix))
+    assert again is not None and np.array_equal(again, image)
+    assert again.flags.c_contiguous and again.flags.writeable
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".webp"])
+def test_these_stay_close(suffix: str) -> None:
+    image = photograph()
+    again = decode_picture(encode_picture(image, suffix))
+    assert again is not None
+    assert 10 * np.log10(255**2 / np.mean((again.astype(float) - image) ** 2)) > 33
+
+
+def test_a_picture_that_is_too_wide_for_its_format_is_one_clear_line() -> None:
+    with pytest.raises(SinkError, match=r"A \.webp file cannot hold this picture.*\.png"):
+        encode_picture(np.zeros((2, 20_000, 3), np.uint8), ".webp")
+    with pytest.raises(SinkError, match="no picture that sdps writes"):
+        encode_picture(np.zeros((2, 2, 3), np.uint8), ".gif")
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_of_every_kind(kind: str, orientation: int) -> None:
+    stored = np.zeros((32, 64, 3), np.uint8)
+    stored[:16, :32] = 200
+    exif = Pictures.Exif()
+    exif[0x0112] = orientation
+    flipped = stored[:, ::-1] if orientation in (2, 4, 5, 7) else stored
+    turns = {1: 0, 2: 0, 3: 2, 4: 2, 5: 1, 6: 3, 7: 3, 8: 1}[orientation]
+    got = decode_picture(encoded(stored, kind, exif=exif))
+    expected = np.rot90(flipped, turns)
+    assert got is not None and got.shape == expected.shape
+    assert np.abs(got.astype(int) - expected).mean() < 3
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: bytes, more: bytes = b"") -> bytes:
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])
+def test_all_65536_levels_are_rounded_to_the_nearest(colour: int, channels: int) -> None:
+    """Grey, RGB, and both with transparency."""
+    levels = np.arange(65536, dtype=np.uint16).reshape(256, 256, 1).repeat(channels, 2)
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in levels)
+    got = decode_picture(png(256, 256, 16, colour, rows))
+    assert got is not None
+    assert np.abs(got[..., 1] - levels[..., 0] / 257).max() <= 0.5
+
+
+def test_floats_and_whole_numbers_of_32_bits_are_refused() -> None:
+    for kind in (np.float32, np.int32):
+        assert decode_picture(encoded(np.zeros((8, 8), kind), "TIFF")) is None  # type: ignore[arg-type]
+
+
+def test_large_pictures_are_legal_and_pillows_own_limit_stays(
+    picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pictures, "MAX_IMAGE_PIXELS", 100)
+    data = encode_picture(picture(31, 45), ".png")
+    assert decode_picture(data) is not None
+    with pytest.raises(Pictures.DecompressionBombError):
+        Pictures.open(io.BytesIO(data))
+    assert decode_picture(png(2**20, 2**20, 8, 2, b"")) is None
+
+
+WHOLE = [
+    encode_picture(np.tile(np.arange(48, dtype=np.uint8), (9, 1, 1)).reshape(9, 16, 3), s) for s in WRITABLE
+]
+
+
+@pytest.mark.parametrize("data", WHOLE, ids=list(WRITABLE))
+def test_a_file_that_was_cut_is_none(data: bytes) -> None:
+    assert decode_picture(data) is not None
+    for end in range(0, len(data) - 8, 7):
+        got = decode_picture(data[:end])
+        assert got is None or got.shape == (9, 16, 3)
+    assert decode_picture(data[: len(data) // 2]) is None
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.sampled_from(WHOLE), st.integers(0, 10_000), st.binary(min_size=1, max_size=6))
+def test_damage_never_raises(data: bytes, place: int, noise: bytes) -> None:
+    place %= len(data)
+    decode_picture(data[:place] + noise + data[place + len(noise) :])
