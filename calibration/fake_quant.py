@@ -1,7 +1,8 @@
 """INT8 as training sees it: a network of PyTorch modules that rounds where the Q/DQ graph rounds.
 
-Weights are rounded to nearest on the grid of `rounding.weight_scales`; their gradient passes straight
-through (Bengio et al., arXiv 1308.3432). The step of an activation is learnt as its logarithm, so that
+Weights are rounded to nearest on the grid of `rounding.weight_scales`, in 7 bits, so that what was trained
+holds on every processor (`qdq.NARROW`); their gradient passes straight through (Bengio et al., arXiv
+1308.3432). The step of an activation is learnt as its logarithm, so that
 it stays positive and one learning rate suits all tensors (LSQ, arXiv 1902.08153; logarithms as in TQT,
 arXiv 1903.08066). What the exporter folds into one layer is rounded as one layer here, too.
 """
@@ -17,12 +18,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdps.calibration.qdq import LEVELS, SMALLEST_SCALE
+from sdps.calibration.qdq import LEVELS, NARROW, SMALLEST_SCALE
 
 REST, LONE = "rest", "lone"
 """The parts of a convolution whose last input channel the exporter gives a layer of its own."""
-RANGE_PACE = 10.0
-"""Learning rate of the logarithms over that of the weights: at 1e-4 a step could else move by 4 % in 600."""
+RANGE_PACE = 1.0
+"""Learning rate of the logarithms over that of the weights."""
 
 
 @dataclass(frozen=True)
@@ -173,11 +174,11 @@ class Folded(nn.Module):
 
 
 def round_weight(weight: Tensor, axis: int) -> Tensor:
-    """Weights on the INT8 grid of each output channel; the gradient passes as if nothing were rounded."""
+    """Weights on the 7-bit grid of each output channel; the gradient passes as if nothing were rounded."""
     others = [i for i in range(weight.dim()) if i != axis]
-    scales = weight.detach().abs().amax(others, keepdim=True) / LEVELS
+    scales = weight.detach().abs().amax(others, keepdim=True) / NARROW
     scales = scales.clamp_min(SMALLEST_SCALE).half().float()
-    rounded = (weight / scales).round().clamp(-LEVELS, LEVELS) * scales
+    rounded = (weight / scales).round().clamp(-NARROW, NARROW) * scales
     return weight + (rounded - weight).detach()
 
 

@@ -147,7 +147,7 @@ def calibrate(
 
 
 def with_ranges(model: ModelProto, layers: Sequence[Layer], steps: Mapping[str, float]) -> Calibrated:
-    """Ranges that are known already, and weights rounded to nearest: what training has seen.
+    """Ranges that are known already, and weights rounded to nearest in 7 bits: what training has seen.
 
     Args:
         model: The FP32 graph.
@@ -157,7 +157,9 @@ def with_ranges(model: ModelProto, layers: Sequence[Layer], steps: Mapping[str, 
     ready = prepare(model)
     weights = weights_of(ready)
     quantised = {
-        layer.name: QuantisedLayer(fp16_scale(steps[layer.name]), *nearest(layer, weights[layer.weight]))
+        layer.name: QuantisedLayer(
+            fp16_scale(steps[layer.name]), *nearest(layer, weights[layer.weight], NARROW)
+        )
         for layer in layers
     }
     return Calibrated(ready, layers, quantised, {}, {layer.source: "trained" for layer in layers})

@@ -29,6 +29,7 @@ def open_session(model: ModelProto, threads: int = 0, integer: bool = False) -> 
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves cores to the search
     if not integer:
         options.add_session_config_entry("session.disable_quant_qdq", "1")
     return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

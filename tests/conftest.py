@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from filelock import FileLock
 
 from sdps import __version__
 from sdps.core.frame import Image
@@ -36,25 +38,28 @@ def tiny_network() -> SDPSFNet:
 
 @pytest.fixture(scope="session")
 def graph_path(tiny_network: SDPSFNet, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """graph_path('fp32', '64x96') or ('fp16', 'dynamic'): the tiny network as an ONNX file, made once."""
-    made: dict[tuple[str, str], Path] = {}
+    """graph_path('fp32', '64x96') or ('fp16', 'dynamic'): the tiny network as an ONNX file, made once.
+
+    Once for all processes that share the tests: tracing takes most of their time.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
 
     def make(precision: str = "fp32", size: str = "dynamic") -> Path:
-        key = (precision, size)
-        if key not in made:
-            path = tmp_path_factory.mktemp("graphs") / f"tiny-{precision}-{size}.onnx"
-            config = dict(TINY.__dict__)
-            manifest = GraphManifest(
-                "tiny", "0" * 64, "SDPSFNet", config, precision, size, MEAN, STD, __version__
-            )
-            if precision == "fp16":  # from the FP32 graph, as tracing takes most of the time
-                model = to_fp16(onnx.load(make("fp32", size)))
-                describe(model, manifest)
-            else:
-                model = export_graph(tiny_network, manifest)
-            onnx.save(model, path)
-            made[key] = path
-        return made[key]
+        path = folder / f"tiny-{precision}-{size}.onnx"
+        with FileLock(path.with_suffix(".lock")):
+            if not path.is_file():
+                config = dict(TINY.__dict__)
+                manifest = GraphManifest(
+                    "tiny", "0" * 64, "SDPSFNet", config, precision, size, MEAN, STD, __version__
+                )
+                if precision == "fp16":
+                    model = to_fp16(onnx.load(make("fp32", size)))
+                    describe(model, manifest)
+                else:
+                    model = export_graph(tiny_network, manifest)
+                onnx.save(model, path)
+        return path
 
     return make
 

@@ -201,7 +201,7 @@ def train(
     folder = RunFolder(out or Path("runs") / preset, source, original)
     if workers is None:
         workers = 0 if fabric.device.type == "cpu" else min(8, (torch.get_num_threads() + 1) // 2)
-    trainer = Trainer(network, source, recipe, fabric, compiled, workers)
+    trainer = Trainer(network, source, recipe, fabric, compiled, workers, teacher=original)
     say(f"{source.count} pictures ({source.name}), {preset}, {recipe.steps} steps, into {folder.path}")
     ending = run(trainer, folder, validate, every, minutes)
     skipped = f", {ending.skipped} of them skipped as not finite" if ending.skipped else ""

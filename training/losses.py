@@ -60,7 +60,8 @@ class EdgeLoss(nn.Module):
 class StageLoss(nn.Module):
     """Weighted sum of the terms over all outputs of the network; Charbonnier's weight is 1.
 
-    forward(outputs, target): list of [B,3,H,W] and [B,3,H,W], all in RGB 0..1; returns a scalar.
+    forward(outputs, targets): [B,3,H,W] in RGB 0..1 and what each is compared with, or one picture for
+    all of them; returns a scalar.
     """
 
     def __init__(self, edge: float = 0.05, frequency: float = 0.01, decibels: float = 0.0) -> None:
@@ -68,9 +69,10 @@ class StageLoss(nn.Module):
         self.edge = EdgeLoss()
         self.edge_weight, self.frequency_weight, self.decibels_weight = edge, frequency, decibels
 
-    def forward(self, outputs: Sequence[Tensor], target: Tensor) -> Tensor:
-        total = target.new_zeros(())
-        for output in outputs:
+    def forward(self, outputs: Sequence[Tensor], targets: Sequence[Tensor] | Tensor) -> Tensor:
+        total = outputs[0].new_zeros(())
+        targets = [targets] * len(outputs) if isinstance(targets, Tensor) else targets
+        for output, target in zip(outputs, targets, strict=True):
             total = total + charbonnier(output, target)
             if self.edge_weight:
                 total = total + self.edge_weight * self.edge(output, target)

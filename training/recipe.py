@@ -81,7 +81,7 @@ PAPER = Recipe(
 BUNDLED = Recipe()
 """That of the bundled models: larger patches at the end, the decibel loss, a moving average."""
 
-QAT = replace(BUNDLED, steps=600, rate=1e-4, warmup=30, average=0.99)
+QAT = replace(BUNDLED, steps=1200, rate=1e-4, warmup=30, average=0.99)
 """For trained weights that learn to bear INT8: short, and slow enough to keep what they know."""
 
 

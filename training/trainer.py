@@ -77,6 +77,8 @@ class Trainer:
         fabric: Device, precision and processes; None for one process on the CPU in FP32.
         compiled: Whether to use torch.compile.
         workers: Processes that prepare batches ahead; 0 prepares them in step with the training.
+        teacher: A network whose outputs take the place of the clean pictures as what is aimed at; it
+            stays as it is.
 
     Raises:
         UsageError: no picture is as large as a patch, or the patches of a step cannot be shared
@@ -91,6 +93,7 @@ class Trainer:
         fabric: Fabric | None = None,
         compiled: bool = False,
         workers: int = 0,
+        teacher: SDPSFNet | None = None,
     ) -> None:
         self.network, self.recipe, self.workers = network.train(), recipe, workers
         self.fabric = fabric = fabric or open_fabric("cpu")
@@ -108,6 +111,10 @@ class Trainer:
         # Compiling fuses what stands between the convolutions; it takes minutes, once per patch size.
         module: Any = torch.compile(network) if compiled else network
         self.forward, self.optimiser = fabric.setup(module, optimiser)
+        self.teacher: Any = None
+        if teacher is not None:
+            frozen = copy.deepcopy(teacher).eval().requires_grad_(False).to(fabric.device)
+            self.teacher = torch.compile(frozen) if compiled else frozen
         self.average = {key: value.detach().clone() for key, value in network.named_parameters()}
         self.loss = StageLoss(recipe.edge, recipe.frequency, recipe.decibels).to(fabric.device)
         self.steps = Steps(
@@ -134,11 +141,9 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate(self.position) * group.get("pace", 1.0)
         rainy, clean = (part.to(fabric.device, non_blocking=True) for part in self._batch())
-        outputs = self.forward(normalise(rainy).contiguous(memory_format=self.layout))
-        if recipe.normalised:
-            loss: Tensor = self.loss(outputs, normalise(clean))
-        else:
-            loss = self.loss([denormalise(output) for output in outputs], clean)
+        seen = normalise(rainy).contiguous(memory_format=self.layout)
+        outputs = self.forward(seen)
+        loss: Tensor = self.loss([self._space(output) for output in outputs], self._target(seen, clean))
         self.optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss)
         norm = fabric.clip_gradients(
@@ -213,6 +218,17 @@ class Trainer:
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step, self.skipped, self.clock = state["step"], state["skipped"], Clock(**state["clock"])
         self.ahead = None
+
+    def _space(self, output: Tensor) -> Tensor:
+        """An output of the network in the space that pictures are compared in."""
+        return output if self.recipe.normalised else denormalise(output)
+
+    def _target(self, seen: Tensor, clean: Tensor) -> Tensor | list[Tensor]:
+        """What all outputs are compared with in that space, or each."""
+        if self.teacher is None:
+            return normalise(clean) if self.recipe.normalised else clean
+        with torch.no_grad():
+            return [self._space(output) for output in self.teacher(seen)]
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         if not self.workers:

@@ -93,7 +93,7 @@ def test_pytorch_with_fake_quantisation_agrees(
         network,
         GraphManifest("tiny", "0" * 64, "SDPSFNet", config, "fp32", "dynamic", MEAN, STD, __version__),
     )
-    options = Options("mse", equalise=False, compensate=False, correct_bias=False)
+    options = Options("mse", equalise=False, compensate=False, correct_bias=False, narrow_weights=True)
     calibrated = calibrate(mapped.model, mapped.layers, scenes[:4], options, tmp_path / "s")
     int8 = infer_types(calibrated.graph([layer.name for layer in mapped.layers]))
     steps = {site.key: calibrated.quantised[site.layer].scale for site in mapped.sites}

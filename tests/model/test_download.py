@@ -180,8 +180,8 @@ def test_a_base_url_that_is_none(tmp_path: Path) -> None:
 
 
 def test_two_processes_at_once_download_it_once(server: Server, tmp_path: Path) -> None:
-    fork = multiprocessing.get_context("fork")  # torch is loaded already
-    both = [fork.Process(target=fetch, args=(FILE, server.url, tmp_path)) for _ in range(2)]
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads can hang
+    both = [spawn.Process(target=fetch, args=(FILE, server.url, tmp_path)) for _ in range(2)]
     for process in both:
         process.start()
     for process in both:

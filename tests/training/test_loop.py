@@ -33,6 +33,7 @@ from sdps.training.run_folder import RunFolder
 from sdps.training.trainer import Trainer, open_fabric
 from sdps.training.validation import Validate, on_photos
 
+torch.set_num_threads(1)  # in spawned processes too: sums in another order are other losses
 NET = SDPSFNetConfig(tau=0, features=4, scale_unet=4, scale_orb=4, cabs=1, psf_channels=8)
 QUICK = Recipe(steps=6, phases=((0.0, 32, 2), (0.5, 48, 2)), warmup=2, seed=3)
 OFTEN = 1e-9
@@ -108,7 +109,7 @@ def test_a_stopped_run_saves_and_goes_on_to_the_very_same_weights(
 
 
 def test_a_killed_run_goes_on_to_the_very_same_weights(straight: Path, tmp_path: Path) -> None:
-    process = multiprocessing.get_context("fork").Process(target=run, args=(tmp_path,))
+    process = multiprocessing.get_context("spawn").Process(target=run, args=(tmp_path,))
     process.start()
     while len(log(tmp_path)) < 2 if (tmp_path / "log.jsonl").is_file() else True:
         assert process.is_alive()
@@ -169,7 +170,7 @@ def test_two_processes_train_as_one_does(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     results = context.Queue()
     both = [context.Process(target=first_losses, args=(rank, 2, port, results)) for rank in (0, 1)]
     for process in both:
