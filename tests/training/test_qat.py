@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.export.cli import app as export_app
 from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
+from sdps.model.deploy import normalise
 from sdps.training.cli import app
 from sdps.training.data import PhotoSource
 from sdps.training.loop import Ending, train
@@ -71,7 +73,8 @@ class Runs:
 
     def trainer(self, recipe: Recipe = SHORT, network: SDPSFNet | None = None) -> Trainer:
         network = copy.deepcopy(self.first) if network is None else network
-        return Trainer(network, PhotoSource(self.photos), recipe)
+        original = load_original(self.weights)
+        return Trainer(network, PhotoSource(self.photos), recipe, teacher=original)
 
     def __call__(self, out: Path, validate: Validate | None = None, recipe: Recipe = SHORT) -> Ending:
         folder = RunFolder(out, PhotoSource(self.photos), load_original(self.weights))
@@ -100,6 +103,21 @@ def test_weights_and_ranges_both_learn(runs: Runs) -> None:
     # The attention of a random network can be shut, and then its ranges have no gradient.
     assert not {key for key in still if is_range(key) and "attention" not in key}
     assert not {key for key in still if ".weight" in key}, "a folded layer's weights learn as well"
+
+
+def test_it_comes_nearer_to_the_fp32_network_than_calibration_did(runs: Runs) -> None:
+    original = load_original(runs.weights)
+    rainy = normalise(PhotoSource(runs.photos).patches(64, 6, seed=99).step(0)[0])
+
+    def error(network: SDPSFNet) -> float:
+        with torch.inference_mode():
+            return float(((network(rainy)[-1] - original(rainy)[-1]) ** 2).mean())
+
+    trainer = runs.trainer(replace(SHORT, steps=30, rate=3e-4, average=0.9, phases=((0.0, 48, 4),)))
+    calibrated = error(runs.first.eval())
+    for _ in range(30):
+        trainer.advance()
+    assert error(trainer.averaged()) < 0.85 * calibrated
 
 
 def test_a_stopped_run_goes_on_to_the_very_same_weights_and_ranges(
