@@ -3,29 +3,33 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sdps.core.artifact import atomic_path
 from sdps.core.console import failing_clearly, need, version_printer
 from sdps.core.errors import UsageError
-from sdps.core.spec import ShapeRange, Size
+from sdps.core.spec import ShapeRange
+from sdps.export.arguments import (
+    DEFAULT_SIZE,
+    ENGINES,
+    PRECISIONS,
+    check_calibration,
+    check_exits,
+    one_precision,
+    sizes_of,
+)
+from sdps.export.screen import progress, show_parity, show_rewrites
 
 if TYPE_CHECKING:
     from onnx import ModelProto
-    from rich.progress import Progress, TaskID
 
-    from sdps.export.job import Exported, ExportJob
+    from sdps.export.job import ExportJob
     from sdps.export.parity import Bounds
 
-PRECISIONS = ("fp32", "fp16", "bf16", "int8")
-ENGINES = ("auto", "rtx", "tensorrt", "none")
-DEFAULT_SIZE = "256x256"
 GRAPH_PANEL = "Rewrites and exits"
 ENGINE_PANEL, ARCH_PANEL, INSPECT_PANEL = "Engine", "Other networks", "Inspect"
 INT8_PANEL = "INT8"
@@ -357,7 +361,7 @@ def export(
         raise UsageError("There is nothing to export.", "Give a checkpoint or a bundled name: sdps-nano.")
     if required or as_json:
         raise UsageError("--require and --json go with --inspect.")
-    chosen = _precision(precision, fp16=fp16, bf16=bf16, int8=int8)
+    chosen = one_precision(precision, fp16=fp16, bf16=bf16, int8=int8)
     calibration = {
         "calib": calib,
         "loss_db": max_drift,
@@ -369,8 +373,8 @@ def export(
         "rest": int8_rest,
         "allow_overlap": allow_overlap or None,
     }
-    _check_calibration(chosen, calibration)
-    fixed, shapes = _sizes(size, dynamic, engine_sizes, cameras)
+    check_calibration(chosen, calibration)
+    fixed, shapes = sizes_of(size, dynamic, engine_sizes, cameras)
     if engine not in ENGINES:
         raise UsageError(f"There is no engine {engine!r}.", f"Choose one of {', '.join(ENGINES)}.")
     if name is not None and not re.fullmatch(r"[\w.-]+", name):
@@ -423,20 +427,20 @@ def export(
     )
     bounds = Bounds.of(chosen, min_psnr)
     if exits is not None:
-        _check_exits(exits, exit, chosen, engine)
+        check_exits(exits, exit, chosen, engine)
         _export_family(job, out, bounds, quiet)
         return
     seen: list[ModelProto] = []
     graph = out / f"{job.stem}.onnx"
     # Around all of it, so that a folder that cannot be written to is found out before the work.
     with locked(graph, partial(_say, quiet)), atomic_path(graph) as temporary:
-        with _progress(quiet) as (bar, task):
+        with progress(quiet) as (bar, task):
             watch = seen.append if explain else None
             exported = run_job(job, lambda text: bar.update(task, description=text), watch)
         for plain in seen:
-            _explain(plain, job.size)
+            show_rewrites(plain, job.size)
         if not quiet:
-            _show(exported, bounds)
+            show_parity(exported, bounds)
         require(exported.drifts, bounds)
         temporary.write_bytes(exported.model.SerializeToString())
     typer.echo(str(graph))
@@ -458,150 +462,22 @@ def export(
             picture=job.picture,
             bounds=bounds,
         )
-        with _progress(quiet) as (bar, task):
+        with progress(quiet) as (bar, task):
             make_engine(graph, plan, bar, task, partial(_say, quiet))
     _say(quiet, f"Run it: sdps-run --model {graph} --input rain.jpg --output restored.png")
-
-
-def main() -> None:
-    """Console entry."""
-    app()
-
-
-def _precision(precision: str | None, **short: bool) -> str:
-    """The one precision that --precision and its short forms ask for."""
-    asked = {name for name, wanted in short.items() if wanted} | ({precision} if precision else set())
-    if len(asked) > 1:
-        raise UsageError(
-            f"{' and '.join(sorted(map(str, asked)))} do not go together.", "Ask for one precision."
-        )
-    chosen = asked.pop() if asked else "fp32"
-    if chosen not in PRECISIONS:
-        raise UsageError(f"There is no precision {chosen!r}.", f"Choose one of {', '.join(PRECISIONS)}.")
-    return str(chosen)
-
-
-def _check_calibration(precision: str, asked: dict[str, Any]) -> None:
-    """Before anything heavy is imported: INT8 and its options come together or not at all."""
-    if precision == "int8" and asked["calib"] is None:
-        raise UsageError(
-            "INT8 needs pictures to calibrate on.", "Give --calib DIR, a video, or --calib photos."
-        )
-    if precision != "int8" and any(value is not None for value in asked.values()):
-        raise UsageError(
-            "--calib, the drift budget and their like go with --int8.", "Add --int8, or leave them out."
-        )
-
-
-def _sizes(
-    size: str | None, dynamic: bool, engine_sizes: str | None, cameras: str | None
-) -> tuple[Size | None, list[ShapeRange]]:
-    """The graph's size (None: dynamic) and the engine's profiles, where any were given."""
-    if cameras:
-        if size or dynamic or engine_sizes:
-            raise UsageError("--cameras stands for --size, --dynamic and --engine-sizes.", "Give it alone.")
-        # Each size exactly: the builder then chooses kernels for it, which over a range it cannot.
-        sizes = sorted({Size.parse(part).padded for part in cameras.split(",")})
-        return None, [ShapeRange.fixed(one) for one in sizes]
-    if dynamic and size:
-        raise UsageError("--size and --dynamic do not go together.", "A dynamic graph takes every size.")
-    if engine_sizes and not dynamic:
-        raise UsageError("--engine-sizes needs --dynamic.", "A fixed engine takes the graph's --size only.")
-    shapes = []
-    if engine_sizes:
-        parts = [Size.parse(part) for part in engine_sizes.split(",")]
-        if len(parts) != 3:
-            raise UsageError(
-                f"{engine_sizes!r} is not MIN,OPT,MAX.", "Write for example 64x64,720x1280,1088x1920."
-            )
-        shapes = [ShapeRange(*parts)]
-    return (None if dynamic else Size.parse(size or DEFAULT_SIZE)), shapes
-
-
-@contextmanager
-def _progress(quiet: bool) -> Iterator[tuple[Progress, TaskID]]:
-    """A line on standard error that says what is going on and for how long."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        SpinnerColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(bar_width=20),
-        TimeElapsedColumn(),
-        TextColumn("left:"),
-        TimeRemainingColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
-        yield bar, bar.add_task("", total=None)
-
-
-def _show(exported: Exported, bounds: Bounds) -> None:
-    """The parity table, on standard output."""
-    from rich.console import Console
-    from rich.table import Table
-
-    from sdps.export.precision import precision_report
-
-    console = Console()
-    what = f"{exported.manifest.precision} against PyTorch FP32 in 8-bit levels; asked for: {bounds}"
-    console.print(what, highlight=False, soft_wrap=True)
-    table = Table()
-    for heading in ("picture", "max", "mean", "PSNR", "verdict"):
-        table.add_column(heading, justify="left" if heading == "picture" else "right")
-    for drift in exported.drifts:
-        verdict = "[green]pass[/]" if drift.within(bounds) else "[red]FAIL[/]"
-        table.add_row(drift.label, str(drift.max_levels), f"{drift.mean_levels:.4f}", drift.psnr, verdict)
-    console.print(table)
-    if exported.manifest.precision in ("fp16", "bf16"):
-        peak = max(drift.peak or 0.0 for drift in exported.drifts)
-        said = f"{precision_report(exported.model)} Largest value in a 16-bit tensor: {peak:.4g}."
-        console.print(said, highlight=False, soft_wrap=True)
-
-
-def _explain(plain: ModelProto, size: Size | None) -> None:
-    """`--explain`: the rewrites' table, on standard output."""
-    from rich.console import Console
-
-    from sdps.export.explain_view import show_steps
-    from sdps.export.rewrite import explain
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)  # a file has room
-    show_steps(explain(plain), str(size or "dynamic"), console)
-
-
-def _check_exits(exits: str, exit: int | None, precision: str, engine: str) -> None:
-    if exits != "all":
-        raise UsageError(f"--exits takes 'all', not {exits!r}.", "For a single one use --exit K.")
-    if exit is not None:
-        raise UsageError("--exit and --exits do not go together.", "Ask for one exit, or for all.")
-    if precision == "int8":
-        raise UsageError("--exits does not go with INT8.", "Export each with --exit K --int8.")
-    if engine not in ("auto", "none"):
-        raise UsageError("--exits writes graphs only.", "Export each with --exit K and --engine.")
 
 
 def _export_family(job: ExportJob, out: Path, bounds: Bounds, quiet: bool) -> None:
     """`--exits all`: prints the path of the family's description."""
     from sdps.export.family_job import export_family
 
-    with _progress(quiet) as (bar, task):
+    with progress(quiet) as (bar, task):
         path = export_family(
             job,
             out,
             bounds,
             step=lambda text: bar.update(task, description=text),
-            made=lambda exported: None if quiet else _show(exported, bounds),
+            made=lambda exported: None if quiet else show_parity(exported, bounds),
         )
     typer.echo(str(path))
     _say(quiet, f"Run it: sdps-run --model {path} --exit auto --latency-target 40 --camera 0")
@@ -628,3 +504,8 @@ def _inspect(path: Path, require: str | None, as_json: bool) -> None:
 def _say(quiet: bool, text: str) -> None:
     if text and not quiet:
         typer.echo(text, err=True)
+
+
+def main() -> None:
+    """Console entry."""
+    app()
