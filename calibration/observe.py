@@ -11,7 +11,7 @@ from onnx import ModelProto
 
 from sdps.calibration.layers import Array
 from sdps.calibration.ranges import Histogram
-from sdps.calibration.session import exposing, open_session, reducing
+from sdps.calibration.session import bytes_of, exposing, open_session, reducing
 from sdps.core.artifact import atomic_path
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT
@@ -125,14 +125,9 @@ def _patch(values: Array, rng: np.random.Generator) -> Array:
 
 def _groups(model: ModelProto, tensors: Sequence[str], picture: Image) -> list[list[str]]:
     """The tensors in runs of at most GROUP_BYTES, their sizes measured on one picture."""
-    # Shapes by asking: the maxima along channels have one value per channel, and sizes follow from
-    # the picture's, as no map is larger than the picture.
-    reduced, names = reducing(model, tensors, "ReduceMax")
-    channels = [r.size for r in open_session(reduced).run(names, {INPUT: picture[None]})]
     groups: list[list[str]] = [[]]
     held = 0
-    for name, count in zip(tensors, channels, strict=True):
-        size = 4 * count * picture.shape[0] * picture.shape[1]
+    for name, size in zip(tensors, bytes_of(model, tensors, picture), strict=True):
         if groups[-1] and held + size > GROUP_BYTES:
             groups.append([])
             held = 0

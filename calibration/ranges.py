@@ -38,8 +38,7 @@ class Histogram:
         Raises:
             ExportError: it holds NaN or infinity.
         """
-        flat = np.abs(values).ravel()
-        largest = float(flat.max(initial=0.0))
+        largest = max(float(values.max(initial=0.0)), -float(values.min(initial=0.0)))  # NaN stays NaN
         if not math.isfinite(largest):
             raise ExportError(
                 f"The tensor {name} holds NaN or infinity on a calibration picture.",
@@ -47,15 +46,15 @@ class Histogram:
             )
         self.largest = max(self.largest, largest)
         if largest == 0:
-            self.counts[0] += min(flat.size, SAMPLES)
+            self.counts[0] += min(values.size, SAMPLES)
             return
         if self.top == 0:
             self.top = 2.0 ** math.ceil(math.log2(largest))
         while largest > self.top:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, np.int64)])
             self.top *= 2
-        step = -(-flat.size // SAMPLES)
-        at = np.minimum(flat[::step] * (BINS / self.top), BINS - 1).astype(np.int32)
+        some = np.abs(values.ravel()[:: -(-values.size // SAMPLES)])
+        at = np.minimum(some * (BINS / self.top), BINS - 1).astype(np.int32)
         self.counts += np.bincount(at, minlength=BINS)
 
     @property

@@ -75,3 +75,13 @@ def reducing(model: ModelProto, tensors: Sequence[str], reduction: str) -> tuple
         copy.graph.node.append(onnx.helper.make_node(reduction, [source, axes.name], [result], keepdims=1))
         names.append(result)
     return exposing(copy, names), names
+
+
+def bytes_of(model: ModelProto, tensors: Sequence[str], picture: Image) -> list[int]:
+    """What each FP32 tensor holds on a picture, without holding any of them."""
+    copy = exposing(model, ())
+    names = [f"{name}/Size" for name in tensors]
+    for name, result in zip(tensors, names, strict=True):
+        copy.graph.node.append(onnx.helper.make_node("Size", [name], [result]))
+        copy.graph.output.append(onnx.helper.make_tensor_value_info(result, onnx.TensorProto.INT64, []))
+    return [4 * int(size) for size in open_session(copy).run(names, {INPUT: picture[None]})]
