@@ -14,7 +14,7 @@ from sdps.calibration.layers import Array, Layer, biases_of, prepare, weights_of
 from sdps.calibration.observe import Step, TensorStatistics, observe_cached
 from sdps.calibration.qdq import LEVELS, NARROW, QuantisedLayer, fp16_scale, quantise
 from sdps.calibration.ranges import CALIBRATORS
-from sdps.calibration.rounding import nearest, round_layer
+from sdps.calibration.rounding import dequantised, nearest, round_layer
 from sdps.core.errors import ExportError, UsageError
 from sdps.core.frame import Image
 
@@ -162,6 +162,9 @@ def with_ranges(model: ModelProto, layers: Sequence[Layer], steps: Mapping[str, 
         )
         for layer in layers
     }
+    # A layer outside INT8 keeps its rounded weights: the others have learnt to make up for the rounding.
+    rounded = {layer.name: dequantised(layer, quantised[layer.name]) for layer in layers}
+    ready = with_parameters(ready, layers, rounded, {})
     return Calibrated(ready, layers, quantised, {}, {layer.source: "trained" for layer in layers})
 
 

@@ -174,7 +174,8 @@ def quantise_network(
         raise ExportError(
             f"No choice of INT8 layers keeps the drift budget: {job.budget.explain(point.drift)}; "
             "no file was written.",
-            "Widen --max-drift, --max-tile-drift or --max-mean-shift, or fine-tune with sdps-train --qat.",
+            "Widen --max-drift, --max-tile-drift or --max-mean-shift, or fine-tune "
+            + ("for longer." if tuned else "with sdps-train --qat."),
         )
     integer = integer_convolutions(graph, macs_by_node(graph))
     settings, notes = asdict(options), []
