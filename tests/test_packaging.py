@@ -65,6 +65,7 @@ def test_every_module_and_data_file_is_in_the_wheel(wheel: zipfile.ZipFile) -> N
         "assets/LICENSES.md",
         "training/photos.csv",
         "runtime/models/sdps-nano.onnx",
+        "runtime/models/sdps-nano-int8.onnx",
         "runtime/models/sdps-small.onnx",
         "model/weights/sdps-nano.safetensors",
         "model/weights/sdps-small.safetensors",
