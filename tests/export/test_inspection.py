@@ -78,7 +78,9 @@ def test_an_engine_that_was_touched_is_not_shown(engine: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize("text", ["int8", "int8:0.2", "fp32:0.5", "int8:.01", "int8:0"])
 def test_requirements_that_hold(quantised: Path, text: str) -> None:
-    Requirement.parse(text).check(inspect_file(quantised))
+    requirement = Requirement.parse(text)
+    requirement.check(inspect_file(quantised))
+    assert requirement.precision == text.partition(":")[0]
 
 
 @pytest.mark.parametrize(

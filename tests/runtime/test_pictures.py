@@ -129,4 +129,5 @@ def test_a_file_that_was_cut_is_none(data: bytes) -> None:
 @given(st.sampled_from(WHOLE), st.integers(0, 10_000), st.binary(min_size=1, max_size=6))
 def test_damage_never_raises(data: bytes, place: int, noise: bytes) -> None:
     place %= len(data)
-    decode_picture(data[:place] + noise + data[place + len(noise) :])
+    got = decode_picture(data[:place] + noise + data[place + len(noise) :])
+    assert got is None or (got.ndim == 3 and got.shape[2] == 3 and got.dtype == np.uint8)
