@@ -3,7 +3,8 @@
 Measured at every step, on pictures that did not serve to calibrate: all layers in INT8 first; then
 without those that read or make a picture; then the layers that cost most per multiply-accumulate are
 lifted out, as many as it takes (found by bisection); then each of them, the largest first, is put
-back if the budget allows. Greedy, not exhaustive: of 90 layers there are 2^90 choices.
+back if the budget allows (of a large network not all of them are tried). Greedy, not exhaustive: of
+90 layers there are 2^90 choices.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from sdps.calibration.drift import Drift, DriftBudget, Verifier
-from sdps.calibration.layers import weights_of
+from sdps.calibration.layers import picture_facing
 from sdps.calibration.observe import Step
 from sdps.calibration.recipe import Calibrated
 from sdps.calibration.sensitivity import Sensitivity
 
-PICTURE_CHANNELS = 3
 SAFETY = 0.8
 """Part of the budget that the search aims at: other pictures drift a little otherwise."""
 
@@ -57,6 +57,7 @@ class Search:
         verifier: The verification pictures.
         budget: What is asked for.
         macs: Multiply-accumulates of the whole graph.
+        tries: Most layers that are tried to be put back, the largest first.
         step: Told how far it is.
     """
 
@@ -65,11 +66,12 @@ class Search:
     budget: DriftBudget
     macs: int
     step: Step = lambda *_: None
+    tries: int | None = None
     points: list[Point] = field(default_factory=list)
 
     def all_int8(self) -> Point:
         """Everything in INT8."""
-        return self._measure(frozenset())
+        return self.measure(frozenset())
 
     @staticmethod
     def satisfied(point: Point) -> bool:
@@ -86,7 +88,7 @@ class Search:
         if self.satisfied(whole):
             return whole
         ranked = sorted(sensitivities, key=lambda s: s.noise / max(1, s.macs), reverse=True)
-        facing = self.image_facing()
+        facing = picture_facing(self.calibrated.model, self.calibrated.layers)
         names = sorted((entry.name for entry in ranked), key=lambda name: name not in facing)
         low, high = 0, len(names)  # `low` lifted do not suffice, `high` do: then nothing is INT8
         next_try = len(facing)
@@ -95,26 +97,22 @@ class Search:
             # Nearer to the low end: the first ones, with few MACs each, cost little to lift.
             middle = min(high - 1, next_try or max(low + 1, low + (high - low) // 3))
             next_try = 0
-            point = self._measure(frozenset(names[:middle]))
+            point = self.measure(frozenset(names[:middle]))
             if self.satisfied(point):
                 high, best = middle, point
             else:
                 low = middle
         if best is None:  # a single layer in INT8 is too much
-            return self._measure(frozenset(names))
+            return self.measure(frozenset(names))
         lifted = [entry for entry in ranked if entry.name in best.kept]
-        for entry in sorted(lifted, key=lambda s: s.macs, reverse=True):
-            point = self._measure(best.kept - {entry.name})
+        for entry in sorted(lifted, key=lambda s: s.macs, reverse=True)[: self.tries]:
+            point = self.measure(best.kept - {entry.name})
             if self.satisfied(point):
                 best = point
         return best
 
-    def image_facing(self) -> set[str]:
-        """Layers with three channels on one side: their error is the picture's own, and their work small."""
-        weights = weights_of(self.calibrated.model)
-        return {x.name for x in self.calibrated.layers if PICTURE_CHANNELS in weights[x.weight].shape[:2]}
-
-    def _measure(self, kept: frozenset[str]) -> Point:
+    def measure(self, kept: frozenset[str]) -> Point:
+        """The point of a choice, given the layers that stay outside INT8; nothing is measured twice."""
         for point in self.points:
             if point.kept == kept:
                 return point

@@ -133,13 +133,13 @@ class Verifier:
         session = open_session(self.reference)
         self.results = [restore(session, pair.rainy) for pair in self.pairs]
 
-    def measure(self, model: ModelProto, every: int = 1) -> Drift:
-        """Runs the graph on the pictures (every n-th of them) and compares."""
+    def measure(self, model: ModelProto) -> Drift:
+        """Runs the graph on the pictures and compares."""
         session = open_session(model)
         losses: dict[str, list[float]] = {}
         shifts: dict[str, list[np.ndarray]] = {}
         tile, psnr, noise = 0.0, math.inf, []
-        for pair, before in list(zip(self.pairs, self.results, strict=True))[::every]:
+        for pair, before in zip(self.pairs, self.results, strict=True):
             after = restore(session, pair.rainy)
             difference = after.astype(np.float64) - before
             shifts.setdefault(pair.group, []).append(difference.mean((0, 1)))

@@ -16,6 +16,8 @@ OPSET = 19
 """The first opset whose QuantizeLinear and DequantizeLinear take FP16 on their float side; TensorRT
 10.3 reads it. Nothing that our graphs use means anything else in it than in opset 18."""
 
+PICTURE_CHANNELS = 3
+
 Array = npt.NDArray[np.float32]
 
 
@@ -82,6 +84,12 @@ def find_layers(model: ModelProto, macs: Mapping[int, int], stays: Collection[in
     if not layers:
         raise ExportError("The graph has no convolution that could be quantised.")
     return layers
+
+
+def picture_facing(model: ModelProto, layers: Collection[Layer]) -> set[str]:
+    """Layers with three channels on one side: their error is the picture's own, and their work small."""
+    weights = weights_of(model)
+    return {layer.name for layer in layers if PICTURE_CHANNELS in weights[layer.weight].shape[:2]}
 
 
 def attribute(node: NodeProto, name: str, default: int | list[int]) -> int | list[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from onnx import ModelProto
 
 from sdps.calibration.layers import Array
@@ -16,14 +18,14 @@ from sdps.core.artifact import atomic_path
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT
 
-OBSERVER_VERSION = "1"
+OBSERVER_VERSION = "2"
 """Part of the cache's key: to be raised when what is observed changes."""
 PATCH = 18
 """Side of the patches that are kept, in values of the tensor's own map."""
 PATCHES = 32
 """Most of them for one tensor: 8,000 places are enough for the moments of 3x3 neighbourhoods."""
-GROUP_BYTES = 768 << 20
-"""Most that the tensors observed in one run may hold: tau=3 has 3 GB of them at 256x256."""
+GROUP_BYTES = 1280 << 20
+"""Most that the tensors observed in one run may hold: tau=3 has 2.3 GB of them at 256x256."""
 
 Step = Callable[[str, int, int], None]
 """step(what, done, all)."""
@@ -75,23 +77,24 @@ def observe_cached(
     """As `observe`, kept in `file` (.npz), whose name must tell graph, set and OBSERVER_VERSION."""
     if file.is_file():
         with np.load(file) as stored:
-            return {
-                name: TensorStatistics(
-                    Histogram(stored[f"{i}.counts"], *(float(v) for v in stored[f"{i}.range"])),
-                    list(stored[f"{i}.patches"][:, None]),
-                )
-                for i, name in enumerate(tensors)
-            }
+            return {name: _stored(stored, i) for i, name in enumerate(tensors)}
     statistics = observe(model, tensors, pictures, step)
-    arrays = {}
+    arrays: dict[str, npt.NDArray[Any]] = {}
     for i, name in enumerate(tensors):
         known = statistics[name]
         arrays[f"{i}.counts"] = known.histogram.counts
         arrays[f"{i}.range"] = np.array([known.histogram.top, known.histogram.largest])
+        arrays[f"{i}.worst"] = known.histogram.worst
         arrays[f"{i}.patches"] = np.concatenate(known.patches)
     with atomic_path(file) as temporary:
         np.savez(temporary, allow_pickle=False, **arrays)
     return statistics
+
+
+def _stored(arrays: Mapping[str, npt.NDArray[Any]], i: int) -> TensorStatistics:
+    top, largest = (float(value) for value in arrays[f"{i}.range"])
+    histogram = Histogram(arrays[f"{i}.counts"], top, largest, arrays[f"{i}.worst"])
+    return TensorStatistics(histogram, list(arrays[f"{i}.patches"][:, None]))
 
 
 def channel_maxima(model: ModelProto, tensors: Sequence[str], pictures: Sequence[Image]) -> dict[str, Array]:

@@ -20,8 +20,10 @@ from sdps.core.errors import ExportError, UsageError
 BINS = 4096
 SAMPLES = 1 << 18
 """Values that are counted per tensor and picture; the largest is taken of all."""
-CALIBRATORS = ("minmax", "percentile", "entropy", "mse", "best")
+CALIBRATORS = ("minmax", "percentile", "entropy", "mse", "worst-mse", "best")
 PERCENTILE = 99.99
+LIMITS = 2.0 ** (np.arange(-24 * 12, 24 * 12 + 1) / 12)
+"""The ranges that 'worst-mse' chooses from: twelve an octave, from 6e-8 to 2e7."""
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Histogram:
     counts: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     top: float = 0.0  # the upper edge of the last bin
     largest: float = 0.0
+    worst: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(len(LIMITS)))
+    """For each of LIMITS the mean squared error of the picture that has the largest."""
 
     def add(self, values: Array, name: str) -> None:
         """Counts a tensor.
@@ -55,12 +59,9 @@ class Histogram:
             self.top *= 2
         some = np.abs(values.ravel()[:: -(-values.size // SAMPLES)])
         at = np.minimum(some * (BINS / self.top), BINS - 1).astype(np.int32)
-        self.counts += np.bincount(at, minlength=BINS)
-
-    @property
-    def centres(self) -> npt.NDArray[np.float64]:
-        """Middle of each bin."""
-        return (np.arange(BINS, dtype=np.float64) + 0.5) * np.float64(self.top / BINS)
+        counts = np.bincount(at, minlength=BINS)
+        self.counts += counts
+        self.worst = np.maximum(self.worst, _errors(counts, self.top))
 
     def limit(self, calibrator: str) -> float:
         """The absolute value that becomes level 127.
@@ -68,12 +69,13 @@ class Histogram:
         Args:
             calibrator: 'minmax' the largest value; 'percentile' the 99.99th; 'entropy' the least
                 Kullback-Leibler divergence (TensorRT's calibrator, Migacz, GTC 2017); 'mse' the
-                least mean squared error.
+                least mean squared error over all pictures; 'worst-mse' the least mean squared error
+                of the picture for which it is largest.
 
         Raises:
             UsageError: there is no such calibrator.
         """
-        if calibrator not in ("minmax", "percentile", "entropy", "mse"):
+        if calibrator not in CALIBRATORS[:-1]:
             raise UsageError(
                 f"There is no calibrator {calibrator!r}.", f"Choose from {', '.join(CALIBRATORS)}."
             )
@@ -84,6 +86,8 @@ class Histogram:
         if calibrator == "percentile":
             reached = np.searchsorted(np.cumsum(self.counts), PERCENTILE / 100 * self.counts.sum())
             return float(min((reached + 1) * self.top / BINS, self.largest))
+        if calibrator == "worst-mse":
+            return float(min(LIMITS[np.argmin(self.worst)], self.largest))
         return self._entropy() if calibrator == "entropy" else self._mse()
 
     def _mse(self) -> float:
@@ -92,12 +96,7 @@ class Histogram:
 
     def error(self, limit: float) -> float:
         """Mean squared error of the values after quantisation with a limit."""
-        step = limit / LEVELS
-        values = self.centres
-        rounded = np.clip(np.round(values / step), 0, LEVELS) * step
-        # A bin that is wider than a step hides the rounding error; a uniform one stands for it.
-        spread = (self.top / BINS) ** 2 / 12 if self.top / BINS > step else 0.0
-        return float((self.counts * ((values - rounded) ** 2 + spread)).sum() / max(1, self.counts.sum()))
+        return _error(self.counts, self.top, limit)
 
     def _entropy(self) -> float:
         used = int(np.ceil(self.largest / self.top * BINS))
@@ -122,3 +121,30 @@ class Histogram:
             if divergence < best_divergence:
                 best, best_divergence = int(end), divergence
         return float(min(best * self.top / BINS, self.largest))
+
+
+def _error(counts: npt.NDArray[np.int64], top: float, limit: float) -> float:
+    """Mean squared error of counted values after quantisation with a limit."""
+    step, width = limit / LEVELS, top / BINS
+    values = (np.arange(BINS, dtype=np.float64) + 0.5) * width
+    rounded = np.clip(np.round(values / step), 0, LEVELS) * step
+    # A bin that is wider than a step hides the rounding error; a uniform one stands for it.
+    spread = width**2 / 12 if width > step else 0.0
+    return float((counts * ((values - rounded) ** 2 + spread)).sum() / max(1, counts.sum()))
+
+
+def _errors(counts: npt.NDArray[np.int64], top: float) -> npt.NDArray[np.float64]:
+    """About the same for each of LIMITS at once: what rounds to zero is lost, what is beyond is cut off,
+    and between them the error is uniform."""
+    values = (np.arange(BINS, dtype=np.float64) + 0.5) * np.float64(top / BINS)
+    number, first, second = (np.append(0.0, np.cumsum(counts * values**power)) for power in (0, 1, 2))
+    steps = LIMITS / LEVELS
+    zero, cut = np.searchsorted(values, steps / 2), np.searchsorted(values, LIMITS)
+    beyond = (
+        second[-1]
+        - second[cut]
+        - 2 * LIMITS * (first[-1] - first[cut])
+        + LIMITS**2 * (number[-1] - number[cut])
+    )
+    total: npt.NDArray[np.float64] = second[zero] + steps**2 / 12 * (number[cut] - number[zero]) + beyond
+    return total / number[-1]

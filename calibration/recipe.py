@@ -14,7 +14,7 @@ from sdps.calibration.layers import Array, Layer, biases_of, prepare, weights_of
 from sdps.calibration.observe import Step, TensorStatistics, observe_cached
 from sdps.calibration.qdq import LEVELS, NARROW, QuantisedLayer, fp16_scale, quantise
 from sdps.calibration.ranges import CALIBRATORS
-from sdps.calibration.rounding import dequantised, nearest, round_layer
+from sdps.calibration.rounding import nearest, round_layer
 from sdps.core.errors import ExportError, UsageError
 from sdps.core.frame import Image
 
@@ -31,7 +31,7 @@ class Options:
         narrow_weights: Weights in 7 bits, for integer kernels of CPUs without VNNI, which else saturate.
     """
 
-    calibrator: str = "mse"
+    calibrator: str = "worst-mse"
     equalise: bool = True
     compensate: bool = True
     correct_bias: bool = True
@@ -51,7 +51,7 @@ class Calibrated:
     Attributes:
         model: The FP32 graph, equalised.
         layers: Its layers, in the graph's order.
-        quantised: What each is in INT8, by name.
+        quantised: What each is in INT8, by name; a layer that cannot be is not in it.
         biases: Each INT8 layer's bias, by name.
         calibrators: Which calibrator gave the range of each tensor.
     """
@@ -152,7 +152,7 @@ def with_ranges(model: ModelProto, layers: Sequence[Layer], steps: Mapping[str, 
     Args:
         model: The FP32 graph.
         layers: `find_layers` of it.
-        steps: The step of each layer's input, by the layer's name.
+        steps: The step of the input of each layer that can be INT8, by the layer's name.
     """
     ready = prepare(model)
     weights = weights_of(ready)
@@ -161,11 +161,9 @@ def with_ranges(model: ModelProto, layers: Sequence[Layer], steps: Mapping[str, 
             fp16_scale(steps[layer.name]), *nearest(layer, weights[layer.weight], NARROW)
         )
         for layer in layers
+        if layer.name in steps
     }
-    # A layer outside INT8 keeps its rounded weights: the others have learnt to make up for the rounding.
-    rounded = {layer.name: dequantised(layer, quantised[layer.name]) for layer in layers}
-    ready = with_parameters(ready, layers, rounded, {})
-    return Calibrated(ready, layers, quantised, {}, {layer.source: "trained" for layer in layers})
+    return Calibrated(ready, layers, quantised, {}, {x.source: "trained" for x in layers if x.name in steps})
 
 
 def _choose(

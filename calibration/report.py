@@ -13,6 +13,8 @@ from sdps.calibration.sensitivity import Sensitivity
 from sdps.core.artifact import atomic_path, write_bytes, write_json
 from sdps.core.console import need
 
+_UNTRAINED = "it reads or makes a picture, and fine-tuning for INT8 leaves such layers as they are"
+
 
 @dataclass(frozen=True)
 class Int8Report:
@@ -23,7 +25,7 @@ class Int8Report:
         budget: What was asked for.
         points: All choices that were measured.
         chosen: The one that was taken.
-        sensitivities: Of each layer alone; empty where all of them could be INT8.
+        sensitivities: Of each layer alone; empty where there was nothing to search.
         weights: Names of the layers' weights, which say more than tensors' names.
         calibration_set: The set's manifest.
         settings: How was calibrated.
@@ -43,19 +45,17 @@ class Int8Report:
     def kept(self) -> list[dict[str, Any]]:
         """The layers outside INT8, costliest first, with why."""
         known = {entry.name: entry for entry in self.sensitivities}
-        rows = []
+        rows: list[dict[str, Any]] = []
         for name in self.chosen.kept:
-            entry = known[name]
-            rows.append(
-                {
-                    "layer": self.weights[name],
-                    "macs": entry.macs,
-                    "noise_alone": round(entry.noise, 5),
-                    "why": f"alone it changes the result by {entry.noise:.4f} squared levels and uses up "
-                    f"{entry.excess:.0%} of the budget",
-                }
-            )
-        return sorted(rows, key=lambda row: float(str(row["noise_alone"])), reverse=True)
+            row: dict[str, Any] = {"layer": self.weights[name], "noise_alone": None, "why": _UNTRAINED}
+            if entry := known.get(name):
+                row["noise_alone"] = round(entry.noise, 5)
+                row["why"] = (
+                    f"alone it changes the result by {entry.noise:.4f} squared levels and uses up "
+                    f"{entry.excess:.0%} of the budget"
+                )
+            rows.append(row)
+        return sorted(rows, key=lambda row: (-(row["noise_alone"] or 0.0), row["layer"]))
 
     def summary(self) -> str:
         """One line for the terminal."""

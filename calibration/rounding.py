@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from sdps.calibration.layers import Array, Layer
-from sdps.calibration.qdq import LEVELS, QuantisedLayer, fp16_scales
+from sdps.calibration.qdq import LEVELS, fp16_scales
 
+ROUNDING_VERSION = "2"
+"""Part of the sensitivities' key: to be raised when the same ranges give other weights."""
 DAMPING = 0.01
 """Part of the mean second moment that is added to all, as in GPTQ."""
 
@@ -82,12 +84,6 @@ def nearest(layer: Layer, weight: Array, levels: int = LEVELS) -> tuple[npt.NDAr
     scales = weight_scales(layer, weight, levels)
     steps = scales.reshape([-1 if axis == layer.axis else 1 for axis in range(weight.ndim)])
     return np.clip(np.round(weight / steps), -levels, levels).astype(np.int8), scales
-
-
-def dequantised(layer: Layer, quantised: QuantisedLayer) -> Array:
-    """What the INT8 weights of a layer stand for, in its layout."""
-    steps = [-1 if axis == layer.axis else 1 for axis in range(quantised.weight.ndim)]
-    return quantised.weight.astype(np.float32) * quantised.weight_scales.reshape(steps).astype(np.float32)
 
 
 def round_layer(

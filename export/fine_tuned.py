@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sdps.calibration.fake_quant import Site
+from sdps.calibration.layers import picture_facing
 from sdps.calibration.recipe import Calibrated, with_ranges
 from sdps.calibration.trained import ORIGINAL, TrainedRanges
 from sdps.core.artifact import sha256_of
@@ -52,7 +53,9 @@ class FineTuned:
         Raises:
             ExportError: the graph has layers that the training did not know.
         """
-        unknown = {site.key for site in mapped.sites} - self.ranges.steps.keys()
+        facing = picture_facing(mapped.model, mapped.layers)
+        needed = {site.key for site in mapped.sites if site.layer not in facing}
+        unknown = needed - self.ranges.steps.keys()
         if unknown:
             raise ExportError(
                 f"The checkpoint has no trained range for {min(unknown)}.",
@@ -70,4 +73,4 @@ class FineTuned:
 
 
 def _by_layer(sites: Sequence[Site], ranges: TrainedRanges) -> dict[str, float]:
-    return {site.layer: ranges.steps[site.key] for site in sites}
+    return {site.layer: ranges.steps[site.key] for site in sites if site.key in ranges.steps}

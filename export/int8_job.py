@@ -22,20 +22,19 @@ from sdps.calibration.observe import OBSERVER_VERSION, Step
 from sdps.calibration.qdq import infer_types, integer_convolutions
 from sdps.calibration.recipe import Calibrated, Options, calibrate
 from sdps.calibration.report import Int8Report
-from sdps.calibration.sensitivity import measure_layers
+from sdps.calibration.rounding import ROUNDING_VERSION
+from sdps.calibration.sensitivity import WORK, Sensitivity, measure_layers, ranking_pairs
 from sdps.core.cache import cache_folder
 from sdps.core.errors import ExportError, UsageError
 from sdps.core.manifest import GraphManifest
 from sdps.export.fine_tuned import FineTuned
-from sdps.export.graph_macs import macs_by_node
+from sdps.export.graph_macs import REFERENCE, macs_by_node
 from sdps.export.module_map import export_mapped
 from sdps.export.onnx_export import describe, export_graph
 from sdps.export.precision import fp32_islands, to_fp16
 from sdps.export.rehearsal import rehearse
 
 REST = ("fp16", "fp32")
-RANKED_ON = 6
-"""Verification crops that layers are ranked on; choices are measured on all."""
 
 
 @dataclass(frozen=True)
@@ -155,13 +154,15 @@ def quantise_network(
         calibrated = tuned.calibrated(mapped)
     else:
         calibrated = calibrate(model, layers, pictures, options, job.cache / stem, step)
-    search = Search(calibrated, verifier, job.budget, sum(macs.values()), step)
-    point, sensitivities = search.all_int8(), []
-    if not search.satisfied(point):
-        few = Verifier(model, verifier.pairs[:: max(1, len(verifier.pairs) // RANKED_ON)])
-        how = repr(tuned.ranges if tuned else options)
-        lines = job.cache / f"{stem}-{_digest(how)[:8]}.jsonl"
-        sensitivities = measure_layers(calibrated, few, job.budget, lines, step)
+    total = sum(macs.values())
+    search = Search(calibrated, verifier, job.budget, total, step, int(WORK / (total * len(verifier.pairs))))
+    sensitivities: list[Sensitivity] = []
+    if tuned:  # the layers that were trained have learnt to make up for each other: all of them or none
+        point = search.measure(frozenset(layer.name for layer in layers) - calibrated.quantised.keys())
+    elif not search.satisfied(point := search.all_int8()):
+        few = ranking_pairs(verifier.pairs, len(layers), total / (REFERENCE.height * REFERENCE.width))
+        lines = job.cache / f"{stem}-{_digest(repr(options) + ROUNDING_VERSION)[:8]}.jsonl"
+        sensitivities = measure_layers(calibrated, Verifier(model, few), job.budget, lines, step)
         point = search.run(sensitivities)
     graph, final = _finish(network, manifest, calibrated, layers, point, convert, step)
     if job.rest == "fp16":
@@ -171,9 +172,10 @@ def quantise_network(
         point = replace(point, drift=drift, used=job.budget.excess(drift))
         search.points.append(point)
     if point.used > 1 or not len(point.kept) < len(layers):
+        nearest = min((p for p in search.points if p.share > 0), key=lambda p: p.used)
         raise ExportError(
-            f"No choice of INT8 layers keeps the drift budget: {job.budget.explain(point.drift)}; "
-            "no file was written.",
+            f"No choice of INT8 layers keeps the drift budget. The nearest, {nearest.share:.1%} in INT8: "
+            f"{job.budget.explain(nearest.drift)}; no file was written.",
             "Widen --max-drift, --max-tile-drift or --max-mean-shift, or fine-tune "
             + ("for longer." if tuned else "with sdps-train --qat."),
         )

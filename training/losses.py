@@ -1,6 +1,7 @@
 """The paper's loss: Charbonnier + 0.05 edge + 0.01 frequency, summed over all stage outputs.
 
-And a term of our own choice for the bundled models, `decibels`, off in the paper's recipe.
+And two terms of our own, off in the paper's recipe: `decibels` for the bundled models, `drift` for
+fine-tuning towards INT8.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from sdps.calibration.drift import VISIBLE_DB
 
 EPSILON = 1e-3
 
@@ -31,6 +34,18 @@ def decibels(x: Tensor, y: Tensor) -> Tensor:
     hundred times as large and would otherwise drown the other's. Beyond 60 dB it levels out.
     """
     return 10 * torch.log10(((x - y) ** 2).mean(dim=(1, 2, 3)) + 1e-6).mean()
+
+
+def drift(x: Tensor, reference: Tensor, clean: Tensor) -> Tensor:
+    """What pictures lose to a reference in dB of PSNR, mean over them, were the change mere noise.
+
+    10 log10(1 + MSE(x, reference) / MSE(reference, clean)): a change counts for as much as the
+    reference's own error lets it be seen, errors beyond VISIBLE_DB being no smaller than that, as the
+    drift budget has it (calibration/drift.py). Unlike the loss itself it never falls below 0, so
+    that nothing is gained by restoring better than the reference what happens to be trained on.
+    """
+    error, own = (((a - b) ** 2).mean(dim=(1, 2, 3)) for a, b in ((x, reference), (reference, clean)))
+    return 10 * torch.log10(1 + error / own.clamp_min(10 ** (-VISIBLE_DB / 10))).mean()
 
 
 class EdgeLoss(nn.Module):

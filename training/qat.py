@@ -1,7 +1,8 @@
 """The beginning of a quantisation-aware run: the network with what will be INT8 rounded as INT8.
 
 The ranges begin where calibration would put them, on rainy pictures of the run's own; from there
-they are trained with the weights (calibration/fake_quant.py).
+they are trained with the weights (calibration/fake_quant.py). The few layers that read or make a
+picture stay in floating point: a fiftieth of the work, and the first that a search would lift out.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import torch
 from sdps import __version__
 from sdps.calibration.equalise import equalise
 from sdps.calibration.fake_quant import attach
-from sdps.calibration.layers import prepare, weights_of
+from sdps.calibration.layers import picture_facing, prepare, weights_of
 from sdps.calibration.recipe import Options, calibrate
 from sdps.calibration.trained import TrainedRanges
 from sdps.core.artifact import sha256_of
@@ -83,7 +84,9 @@ def begin(original: SDPSFNet, weights: Path, source: Source, recipe: Recipe) -> 
     options = Options(equalise=False, compensate=False, correct_bias=False)
     with TemporaryDirectory() as folder:  # other weights every time: nothing to keep the statistics for
         calibrated = calibrate(mapped.model, mapped.layers, pictures, options, Path(folder) / "statistics")
-    attach(network, mapped.sites, {s.key: calibrated.quantised[s.layer].scale for s in mapped.sites})
+    facing = picture_facing(mapped.model, mapped.layers)
+    sites = [site for site in mapped.sites if site.layer not in facing]
+    attach(network, sites, {site.key: calibrated.quantised[site.layer].scale for site in sites})
     return network.requires_grad_()
 
 

@@ -20,6 +20,7 @@ class Recipe:
         rate, final_rate: Learning rate after warm-up and at the end (cosine between).
         warmup: Steps of linear warm-up.
         edge, frequency, decibels: Weights of the loss terms (losses.py).
+        drift: Weight of what the result loses to the teacher, where there is one (losses.py).
         normalised: Whether the loss compares pictures in the network's normalised space, as the
             authors' loop does, and not in RGB 0..1. It is then about four times as large, which
             counts against Charbonnier's epsilon and the gradient's bound.
@@ -37,6 +38,7 @@ class Recipe:
     edge: float = 0.05
     frequency: float = 0.0
     decibels: float = 0.01
+    drift: float = 0.0
     normalised: bool = False
     clip: float = 2.0
     average: float = 0.999
@@ -81,7 +83,7 @@ PAPER = Recipe(
 BUNDLED = Recipe()
 """That of the bundled models: larger patches at the end, the decibel loss, a moving average."""
 
-QAT = replace(BUNDLED, steps=1200, rate=1e-4, warmup=30, average=0.99)
+QAT = replace(BUNDLED, steps=1200, rate=1e-4, warmup=30, average=0.99, drift=1.0)
 """For trained weights that learn to bear INT8: short, and slow enough to keep what they know."""
 
 

@@ -18,7 +18,7 @@ from sdps.core.errors import UsageError
 from sdps.model import SDPSFNet
 from sdps.model.deploy import denormalise, normalise
 from sdps.training.data import Source, Steps
-from sdps.training.losses import StageLoss
+from sdps.training.losses import StageLoss, drift
 from sdps.training.recipe import Clock, Recipe
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ class Trainer:
         rainy, clean = (part.to(fabric.device, non_blocking=True) for part in self._batch())
         seen = normalise(rainy).contiguous(memory_format=self.layout)
         outputs = self.forward(seen)
-        loss: Tensor = self.loss([self._space(output) for output in outputs], self._target(seen, clean))
+        loss = self._loss(outputs, seen, clean)
         self.optimiser.zero_grad(set_to_none=True)
         fabric.backward(loss)
         norm = fabric.clip_gradients(
@@ -223,12 +223,18 @@ class Trainer:
         """An output of the network in the space that pictures are compared in."""
         return output if self.recipe.normalised else denormalise(output)
 
-    def _target(self, seen: Tensor, clean: Tensor) -> Tensor | list[Tensor]:
-        """What all outputs are compared with in that space, or each."""
+    def _loss(self, outputs: list[Tensor], seen: Tensor, clean: Tensor) -> Tensor:
+        """Of all outputs against the clean picture in that space, or each against the teacher's."""
+        compared = [self._space(output) for output in outputs]
         if self.teacher is None:
-            return normalise(clean) if self.recipe.normalised else clean
+            alone: Tensor = self.loss(compared, normalise(clean) if self.recipe.normalised else clean)
+            return alone
         with torch.no_grad():
-            return [self._space(output) for output in self.teacher(seen)]
+            aims = self.teacher(seen)
+        loss: Tensor = self.loss(compared, [self._space(aim) for aim in aims])
+        if self.recipe.drift:
+            loss = loss + self.recipe.drift * drift(denormalise(outputs[-1]), denormalise(aims[-1]), clean)
+        return loss
 
     def _batch(self) -> tuple[Tensor, Tensor]:
         if not self.workers:

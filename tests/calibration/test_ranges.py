@@ -44,7 +44,9 @@ def test_calibrators_on_a_normal_distribution_with_an_outlier() -> None:
     assert limits["percentile"] == pytest.approx(3.89, abs=0.25)
     assert 10 < limits["mse"] < 25  # clipping one value by half costs as much as the finer step gains
     assert limits["entropy"] < 10
-    assert histogram.error(limits["mse"]) < min(histogram.error(v) for k, v in limits.items() if k != "mse")
+    others = [histogram.error(limits[name]) for name in ("minmax", "percentile", "entropy")]
+    assert histogram.error(limits["mse"]) < min(others)
+    assert limits["worst-mse"] == pytest.approx(limits["mse"], rel=0.15)  # of one picture they are the same
 
 
 def test_mse_is_the_best_of_its_candidates_by_brute_force() -> None:
@@ -59,6 +61,25 @@ def test_mse_is_the_best_of_its_candidates_by_brute_force() -> None:
     candidates = histogram.largest * np.linspace(0.2, 1.0, 81)
     assert true_error(chosen) <= 1.05 * min(true_error(c) for c in candidates)
     assert histogram.error(chosen) == pytest.approx(true_error(chosen), rel=0.1)
+
+
+def test_worst_mse_is_the_best_for_the_worst_picture() -> None:
+    """One picture of twenty has values four times as large; over all of them it hardly counts."""
+    rng = np.random.default_rng(2)
+    pictures = [rng.laplace(0, 4 if i == 7 else 1, 30_000).astype(np.float32) for i in range(20)]
+    pictures.append(np.maximum(rng.normal(0, 1, 30_000), 0).astype(np.float32))  # half of it zeros
+    histogram = Histogram()
+    for picture in pictures:
+        histogram.add(picture, "x")
+
+    def worst(limit: float) -> float:
+        step = limit / 127
+        rounded = [np.clip(np.round(p / step), -128, 127) * step for p in pictures]
+        return max(float(((p - r) ** 2).mean()) for p, r in zip(pictures, rounded, strict=True))
+
+    chosen = histogram.limit("worst-mse")
+    assert worst(chosen) <= 1.05 * min(worst(c) for c in histogram.largest * np.linspace(0.1, 1, 91))
+    assert worst(chosen) < 0.5 * worst(histogram.limit("mse"))
 
 
 def test_nan_is_named_and_zeros_are_harmless() -> None:

@@ -14,7 +14,7 @@ from sdps.calibration.budget import Search
 from sdps.calibration.drift import Drift, DriftBudget, Pair, Verifier
 from sdps.calibration.recipe import Calibrated
 from sdps.calibration.report import Int8Report, pareto
-from sdps.calibration.sensitivity import Sensitivity, measure_layers
+from sdps.calibration.sensitivity import Sensitivity, measure_layers, ranking_pairs
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 
@@ -78,6 +78,18 @@ def test_sensitivities_resume_where_they_were_killed(
     assert seen[-1] == len(names)
     assert len(file.read_text().splitlines()) == len(names)
     assert measure_layers(calibrated, verifier, WIDE, file) == results
+
+
+def test_layers_of_a_large_network_are_ranked_on_smaller_crops() -> None:
+    pairs = [Pair(np.full((256, 256, 3), i, np.uint8), None, "all") for i in range(32)]
+    small = ranking_pairs(pairs, 90, 40_000)  # sdps-nano
+    assert [p.rainy.shape for p in small] == [(256, 256, 3)] * len(small)
+    large = ranking_pairs(pairs, 300, 2.9e6)  # tau = 3
+    (shape,) = {p.rainy.shape for p in large}
+    assert 64 <= shape[0] < 128
+    assert shape[0] % 4 == 0
+    assert 300 * len(large) * 2.9e6 * shape[0] * shape[1] <= 50e12
+    assert len({int(p.rainy[0, 0, 0]) for p in large}) == len(large) >= 6
 
 
 def search(calibrated: Calibrated, verifier: Verifier, budget: DriftBudget) -> Search:

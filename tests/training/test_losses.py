@@ -6,7 +6,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from sdps.training.losses import StageLoss, decibels
+from sdps.training.losses import StageLoss, decibels, drift
 
 
 def test_decibels_is_the_mean_of_minus_psnr() -> None:
@@ -28,6 +28,22 @@ def test_a_decibel_is_worth_the_same_in_any_rain() -> None:
         assert scale.grad is not None
         slopes.append(float(scale.grad))
     assert slopes[0] == pytest.approx(slopes[1], rel=0.01)
+
+
+def test_drift_is_the_psnr_that_noise_costs() -> None:
+    torch.manual_seed(0)
+    clean = torch.rand(2, 3, 128, 128)
+    reference = clean + 0.03 * torch.randn_like(clean)
+    noisy = reference + 0.01 * torch.randn_like(clean)
+
+    def psnr(picture: torch.Tensor) -> float:
+        return float(-decibels(picture, clean))
+
+    assert float(drift(noisy, reference, clean)) == pytest.approx(psnr(reference) - psnr(noisy), abs=0.02)
+    assert float(drift(reference, reference, clean)) == 0
+    # Where the reference is all but exact, a change counts as if it were off by 45 dB.
+    expected = 10 * torch.log10(((noisy - reference) ** 2).mean() / 10**-4.5 + 1)
+    assert float(drift(noisy, reference, reference)) == pytest.approx(float(expected), rel=0.01)
 
 
 def test_equal_pictures_have_a_finite_loss_and_gradient() -> None:

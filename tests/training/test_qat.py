@@ -116,7 +116,8 @@ def test_it_comes_nearer_to_the_fp32_network_than_calibration_did(runs: Runs) ->
         with torch.inference_mode():
             return float(((network(rainy)[-1] - original(rainy)[-1]) ** 2).mean())
 
-    trainer = runs.trainer(replace(SHORT, steps=30, rate=3e-4, average=0.9, phases=((0.0, 48, 4),)))
+    recipe = replace(SHORT, steps=30, rate=3e-4, average=0.9, drift=1.0, phases=((0.0, 48, 4),))
+    trainer = runs.trainer(recipe)
     calibrated = error(runs.first.eval())
     for _ in range(30):
         trainer.advance()
@@ -177,7 +178,12 @@ def test_export_takes_the_ranges_and_says_so(
     report = json.loads(path.read_text())
     assert report["settings"]["ranges"].startswith("trained")
     assert any("trained for INT8" in note for note in report["notes"])
-    assert report["chosen"]["int8_macs_share"] > 0.9
+    assert 0.9 < report["chosen"]["int8_macs_share"] < 1
+    assert {row["layer"].rpartition("network.")[2] for row in report["kept"]} == {
+        *("stage_in.shallow.conv_in.weight", "stage_in.sam.conv_image.weight", "stage_osr.tail.weight"),
+        *("stage_in.sam.conv_attention.weight", "stage_osr.shallow.conv_in.weight"),
+    }
+    assert all("picture" in row["why"] for row in report["kept"])
 
     alone = tmp_path / "alone" / "best.safetensors"
     alone.parent.mkdir()
