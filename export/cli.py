@@ -309,7 +309,7 @@ def export(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="minmax, percentile, entropy, mse, or best of them for each tensor. (default: mse)",
+            help="minmax, percentile, entropy, mse, worst-mse (default), or the best for each tensor.",
             rich_help_panel=INT8_PANEL,
         ),
     ] = None,

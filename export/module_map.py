@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from onnx import ModelProto
 from torch import nn
 
+from sdps import __version__
 from sdps.calibration.fake_quant import LONE, REST, Site
 from sdps.calibration.layers import CONVOLUTIONS, Layer, find_layers
+from sdps.core.artifact import sha256_of
 from sdps.core.errors import ExportError
 from sdps.core.manifest import GraphManifest
 from sdps.export.graph_macs import macs_by_node
 from sdps.export.onnx_export import export_graph
 from sdps.export.precision import fp32_islands
+from sdps.model import SDPSFNet
+from sdps.model.deploy import MEAN, STD
 
 PREFIX = "network."
 """Where `DeployNet` holds the network."""
@@ -52,6 +57,22 @@ def export_mapped(network: nn.Module, manifest: GraphManifest) -> Mapped:
     macs = macs_by_node(model)
     layers = find_layers(model, macs, fp32_islands(model))
     return Mapped(model, macs, layers, find_sites(traced[0], layers))
+
+
+def map_checkpoint(network: SDPSFNet, weights: Path) -> Mapped:
+    """The same of a network of any picture's size, as its checkpoint has it."""
+    manifest = GraphManifest(
+        name=weights.stem,
+        weights_sha256=sha256_of(weights),
+        architecture=type(network).__name__,
+        config=asdict(network.config),
+        precision="fp32",
+        size="dynamic",
+        mean=MEAN,
+        std=STD,
+        sdps_version=__version__,
+    )
+    return export_mapped(network, manifest)
 
 
 def find_sites(traced: ModelProto, layers: Collection[Layer]) -> list[Site]:

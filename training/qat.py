@@ -8,26 +8,22 @@ picture stay in floating point: a fiftieth of the work, and the first that a sea
 from __future__ import annotations
 
 import copy
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from sdps import __version__
 from sdps.calibration.equalise import equalise
 from sdps.calibration.fake_quant import attach
 from sdps.calibration.layers import picture_facing, prepare, weights_of
 from sdps.calibration.recipe import Options, calibrate
 from sdps.calibration.trained import TrainedRanges
-from sdps.core.artifact import sha256_of
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
-from sdps.core.manifest import GraphManifest
-from sdps.export.module_map import Mapped, export_mapped
+from sdps.export.module_map import Mapped, map_checkpoint
 from sdps.model import SDPSFNet, load_checkpoint
-from sdps.model.deploy import MEAN, STD
 from sdps.training.data import Source
 from sdps.training.recipe import Recipe
 
@@ -67,18 +63,7 @@ def begin(original: SDPSFNet, weights: Path, source: Source, recipe: Recipe) -> 
         ExportError: it cannot be traced, or its weights give NaN.
     """
     network = copy.deepcopy(original)
-    manifest = GraphManifest(
-        name=weights.stem,
-        weights_sha256=sha256_of(weights),
-        architecture=type(network).__name__,
-        config=asdict(network.config),
-        precision="fp32",
-        size="dynamic",
-        mean=MEAN,
-        std=STD,
-        sdps_version=__version__,
-    )
-    mapped = export_mapped(network, manifest)
+    mapped = map_checkpoint(network, weights)
     pictures = _pictures(source, recipe)
     mapped = _equalise(network, mapped, pictures)
     options = Options(equalise=False, compensate=False, correct_bias=False)

@@ -1,0 +1,139 @@
+"""`python -m sdps.benchmarks.int8_drift`: what INT8 costs on the held-out photographs, by how it was made.
+
+On one crop of 256x256 of each of the 15 photographs in each kind of rain, none of which training or
+calibration has seen, FP32 around INT8: with every layer in INT8, and with the few that read or make a
+picture left out. No search: docs/int8.md quotes these tables, and the search begins where they end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+
+from sdps import __version__
+from sdps.calibration.drift import Drift, Pair, Verifier
+from sdps.calibration.frames import CROP, CROPS, build_set
+from sdps.calibration.layers import picture_facing
+from sdps.calibration.observe import Step
+from sdps.calibration.recipe import Calibrated, Options, calibrate
+from sdps.core.artifact import sha256_of, write_json
+from sdps.core.cache import cache_folder
+from sdps.core.console import failing_clearly
+from sdps.export.fine_tuned import FineTuned
+from sdps.export.module_map import Mapped, map_checkpoint
+from sdps.export.screen import progress
+from sdps.model import load_checkpoint
+from sdps.model.zoo import find_weights
+from sdps.training.evaluate import held_out
+
+KINDS = ("heavy", "medium", "light", "drizzle", "foreign")
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One way to INT8 on all pictures; `share` is that of the multiply-accumulates."""
+
+    made: str
+    share: float
+    drift: Drift
+
+    def to_json(self) -> dict[str, Any]:
+        return {"made": self.made, "int8_macs_share": round(self.share, 4), **self.drift.to_json()}
+
+
+def crops(side: int = CROP) -> list[Pair]:
+    """A crop of every held-out photograph in every kind of rain, at a place that its number gives."""
+    pairs = []
+    for kind in KINDS:
+        for i, (_, rainy, clean) in enumerate(held_out(kind)):
+            rng = np.random.default_rng((7, i))
+            top, left = (int(rng.integers(length - side + 1)) for length in clean.shape[:2])
+            window = np.s_[top : top + side, left : left + side]
+            pairs.append(Pair(np.ascontiguousarray(rainy[window]), np.ascontiguousarray(clean[window]), kind))
+    return pairs
+
+
+def rows_of(made: str, calibrated: Calibrated, mapped: Mapped, verifier: Verifier) -> Iterator[Row]:
+    """Every layer that can be INT8, and all but those that read or make a picture."""
+    every = [layer for layer in mapped.layers if layer.name in calibrated.quantised]
+    facing = picture_facing(mapped.model, mapped.layers)
+    choices = [every, [layer for layer in every if layer.name not in facing]]
+    for chosen in choices if choices[0] != choices[1] else choices[:1]:
+        drift = verifier.measure(calibrated.graph([layer.name for layer in chosen]))
+        yield Row(made, sum(layer.macs for layer in chosen) / sum(mapped.macs.values()), drift)
+
+
+def table(rows: list[Row]) -> str:
+    """Markdown, as docs/int8.md has it."""
+    lines = [
+        f"| made | MACs in INT8 | {' | '.join(KINDS)} | mean | worst tile | worst shift |",
+        "|---|" + "---:|" * (len(KINDS) + 4),
+    ]
+    for row in rows:
+        drift = row.drift
+        losses = [drift.loss_db[kind] for kind in KINDS]
+        figures = [f"{value:.3f}" for value in (*losses, float(np.mean(losses)))]
+        figures += [f"{drift.tile_db:.2f}", f"{drift.worst_shift:.2f}"]
+        lines.append(f"| {row.made} | {row.share:.1%} | {' | '.join(figures)} |")
+    return "\n".join(lines)
+
+
+@app.command()
+@failing_clearly
+def measure(
+    weights: Annotated[str, typer.Argument(help="Checkpoint or name of the FP32 network.")] = "sdps-nano",
+    qat: Annotated[Path | None, typer.Option(help="Of it, a checkpoint of sdps-train --qat as well.")] = None,
+    calibrators: Annotated[str, typer.Option(help="Which to calibrate with.")] = "worst-mse,mse,minmax",
+    calib: Annotated[str, typer.Option(help="As sdps-export has it.")] = "photos",
+    calib_crops: Annotated[int, typer.Option(min=8)] = CROPS,
+    bits: Annotated[int, typer.Option(min=7, max=8, help="Of weights that are calibrated.")] = 7,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there (JSON).")] = None,
+) -> None:
+    """Measure the drift of INT8 on the held-out photographs."""
+    path, names = find_weights(weights), calibrators.split(",")
+    with progress(quiet=False) as (bar, task):
+
+        def step(what: str, done: int, steps: int) -> None:
+            bar.update(task, description=what, completed=done, total=steps or None)
+
+        rows, told = _measure(path, qat, names, calib, calib_crops, bits, step)
+    print(table(rows))
+    if out:
+        write_json(out, {"sdps": __version__, **told, "rows": [row.to_json() for row in rows]})
+
+
+def _measure(
+    path: Path, qat: Path | None, calibrators: list[str], calib: str, count: int, bits: int, step: Step
+) -> tuple[list[Row], dict[str, Any]]:
+    mapped = map_checkpoint(load_checkpoint(path), path)
+    step("Restoring the held-out pictures", 0, 0)
+    verifier = Verifier(mapped.model, crops())
+    told: dict[str, Any] = {"weights_sha256": sha256_of(path), "bits": bits, "crops": len(verifier.pairs)}
+    rows: list[Row] = []
+    if any(calibrators):
+        chosen = build_set(calib, count, CROP)
+        told["calibration_set"] = {"sha256": chosen.sha256, "crops": len(chosen.calibrate)}
+        statistics = cache_folder() / "int8" / f"drift-{sha256_of(path)[:12]}-{chosen.sha256[:12]}"
+        for name in filter(None, calibrators):
+            options = replace(Options(name), narrow_weights=bits == 7)
+            told[name] = asdict(options)
+            pictures = [crop.image for crop in chosen.calibrate]
+            calibrated = calibrate(mapped.model, mapped.layers, pictures, options, statistics, step)
+            step(f"Measuring {name}", 0, 0)
+            rows += rows_of(f"{name}, {bits} bits", calibrated, mapped, verifier)
+    if qat and (tuned := FineTuned.find(qat)):
+        told["fine_tuned_sha256"] = sha256_of(qat)
+        other = map_checkpoint(load_checkpoint(qat), qat)
+        step("Measuring what was fine-tuned", 0, 0)
+        rows += rows_of("fine-tuned, 7 bits", tuned.calibrated(other), other, verifier)
+    return rows, told
+
+
+if __name__ == "__main__":
+    app()
