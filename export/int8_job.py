@@ -6,7 +6,7 @@ Here the rooms meet: `calibration` knows no network, no FP16 and no files of our
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -172,13 +172,7 @@ def quantise_network(
         point = replace(point, drift=drift, used=job.budget.excess(drift))
         search.points.append(point)
     if point.used > 1 or not len(point.kept) < len(layers):
-        nearest = min((p for p in search.points if p.share > 0), key=lambda p: p.used)
-        raise ExportError(
-            f"No choice of INT8 layers keeps the drift budget. The nearest, {nearest.share:.1%} in INT8: "
-            f"{job.budget.explain(nearest.drift)}; no file was written.",
-            "Widen --max-drift, --max-tile-drift or --max-mean-shift, or fine-tune "
-            + ("for longer." if tuned else "with sdps-train --qat."),
-        )
+        raise refusal(search.points, job.budget, tuned is not None)
     integer = integer_convolutions(graph, macs_by_node(graph))
     settings, notes = asdict(options), []
     if tuned:
@@ -213,6 +207,23 @@ def quantise_network(
         (*chosen_set.notes, *notes),
     )
     return Quantised(graph, report, summary)
+
+
+def refusal(points: Sequence[Point], budget: DriftBudget, tuned: bool) -> ExportError:
+    """That nothing keeps the budget, and what came nearest.
+
+    Args:
+        points: All that were measured.
+        budget: What was asked for.
+        tuned: Whether the network was fine-tuned for INT8 already.
+    """
+    nearest = min((point for point in points if point.share > 0), key=lambda point: point.used)
+    return ExportError(
+        f"No choice of INT8 layers keeps the drift budget. The nearest, {nearest.share:.1%} in INT8: "
+        f"{budget.explain(nearest.drift)}; no file was written.",
+        "Widen --max-drift, --max-tile-drift or --max-mean-shift, or fine-tune "
+        + ("for longer." if tuned else "with sdps-train --qat."),
+    )
 
 
 def _finish(

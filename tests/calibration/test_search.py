@@ -10,13 +10,14 @@ import numpy as np
 import onnx
 import pytest
 
-from sdps.calibration.budget import Search
+from sdps.calibration.budget import Point, Search
 from sdps.calibration.drift import Drift, DriftBudget, Pair, Verifier
 from sdps.calibration.recipe import Calibrated
 from sdps.calibration.report import Int8Report, pareto
 from sdps.calibration.sensitivity import Sensitivity, measure_layers, ranking_pairs
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.export.int8_job import refusal
 
 WIDE = DriftBudget(psnr_db=10, shift=50)
 
@@ -143,3 +144,16 @@ def test_an_impossible_budget_leaves_nothing_in_int8(calibrated: Calibrated, ver
     chosen = search(part, verifier, DriftBudget(psnr_db=99, shift=1e-6)).run(ranked(part))
     assert len(chosen.kept) == len(part.layers)
     assert chosen.share == 0
+
+
+def test_a_refusal_tells_what_came_nearest() -> None:
+    def point(share: float, loss: float) -> Point:
+        drift = Drift({"heavy": loss}, 0.1, {"heavy": (0.0, 0.0, 0.0)}, 50.0)
+        return Point(frozenset(), share, drift, DriftBudget().excess(drift))
+
+    points = [point(1.0, 0.4), point(0.9, 0.13), point(0.5, 0.2), point(0.0, 0.0)]
+    error = refusal(points, DriftBudget(), tuned=False)
+    assert "90.0% in INT8" in str(error)
+    assert "0.130 of 0.1 dB" in str(error)
+    assert "--qat" in error.remedy
+    assert "longer" in refusal(points, DriftBudget(), tuned=True).remedy
