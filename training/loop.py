@@ -117,7 +117,9 @@ def train(
                 "images_per_second": round(patches / max(busy, 1e-9), 2),
                 **{g.name: [round(v, 4) for v in (g.before, g.after, g.ssim, g.worst)] for g in groups},
             }
-            if (value := overall(groups)) > notes["best"]:
+            value = overall(groups)
+            # What follows a teacher is to come near it, not to restore better: the last is the best then.
+            if value > notes["best"] or (trainer.teacher is not None and math.isfinite(value)):
                 notes["best"] = value
                 folder.save_weights(trainer, "best")
             notes["seconds"] = spent()

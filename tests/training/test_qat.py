@@ -144,6 +144,8 @@ def test_it_leaves_an_ordinary_checkpoint_with_ranges(runs: Runs, weights: Path,
     assert ranges.steps.keys() == steps_of(runs.first).keys()
     assert ranges.steps != steps_of(runs.first)
     assert load_checkpoint(done / "best.safetensors").config == NET
+    last, best = (load_file(done / f"{name}.safetensors") for name in ("last", "best"))
+    assert all(torch.equal(last[key], best[key]) for key in last), "nearest to the teacher, not by PSNR"
     assert load_file(done / ORIGINAL).keys() == load_file(done / "best.safetensors").keys()
     kept, given = load_file(done / ORIGINAL), load_file(weights)
     assert all(torch.equal(kept[key], given[key]) for key in given)
