@@ -23,7 +23,7 @@ ALLOWED = {
     # The runtime to read pictures and to evaluate what users run; the other two for --qat.
     "training": {"core", "model", "runtime", "calibration", "export"},
     "runtime": {"core", "model"},  # model only in the PyTorch reference backend, inside functions
-    "benchmarks": {"core", "model", "training", "export", "runtime"},
+    "benchmarks": {"core", "model", "training", "export", "calibration", "runtime"},
 }
 INSIDE = {"calibration": {"training"}}
 """What a room uses inside functions only: calibration for rain on photographs."""
