@@ -47,12 +47,12 @@ class Row:
         return {"made": self.made, "int8_macs_share": round(self.share, 4), **self.drift.to_json()}
 
 
-def crops(side: int = CROP) -> list[Pair]:
-    """A crop of every held-out photograph in every kind of rain, at a place that its number gives."""
+def crops(seed: int = 7, side: int = CROP) -> list[Pair]:
+    """A crop of every held-out photograph in every kind of rain, where its number and the seed put it."""
     pairs = []
     for kind in KINDS:
         for i, (_, rainy, clean) in enumerate(held_out(kind)):
-            rng = np.random.default_rng((7, i))
+            rng = np.random.default_rng((seed, i))
             top, left = (int(rng.integers(length - side + 1)) for length in clean.shape[:2])
             window = np.s_[top : top + side, left : left + side]
             pairs.append(Pair(np.ascontiguousarray(rainy[window]), np.ascontiguousarray(clean[window]), kind))
@@ -93,6 +93,7 @@ def measure(
     calib: Annotated[str, typer.Option(help="As sdps-export has it.")] = "photos",
     calib_crops: Annotated[int, typer.Option(min=8)] = CROPS,
     bits: Annotated[int, typer.Option(min=7, max=8, help="Of weights that are calibrated.")] = 7,
+    seed: Annotated[int, typer.Option(help="Of the crops' places.")] = 7,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there (JSON).")] = None,
 ) -> None:
     """Measure the drift of INT8 on the held-out photographs."""
@@ -102,19 +103,31 @@ def measure(
         def step(what: str, done: int, steps: int) -> None:
             bar.update(task, description=what, completed=done, total=steps or None)
 
-        rows, told = _measure(path, qat, names, calib, calib_crops, bits, step)
+        rows, told = _measure(path, qat, names, calib, calib_crops, bits, seed, step)
     print(table(rows))
     if out:
         write_json(out, {"sdps": __version__, **told, "rows": [row.to_json() for row in rows]})
 
 
 def _measure(
-    path: Path, qat: Path | None, calibrators: list[str], calib: str, count: int, bits: int, step: Step
+    path: Path,
+    qat: Path | None,
+    calibrators: list[str],
+    calib: str,
+    count: int,
+    bits: int,
+    seed: int,
+    step: Step,
 ) -> tuple[list[Row], dict[str, Any]]:
     mapped = map_checkpoint(load_checkpoint(path), path)
     step("Restoring the held-out pictures", 0, 0)
-    verifier = Verifier(mapped.model, crops())
-    told: dict[str, Any] = {"weights_sha256": sha256_of(path), "bits": bits, "crops": len(verifier.pairs)}
+    verifier = Verifier(mapped.model, crops(seed))
+    told: dict[str, Any] = {
+        "weights_sha256": sha256_of(path),
+        "bits": bits,
+        "crops": len(verifier.pairs),
+        "seed": seed,
+    }
     rows: list[Row] = []
     if any(calibrators):
         chosen = build_set(calib, count, CROP)
