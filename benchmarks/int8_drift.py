@@ -8,7 +8,7 @@ picture left out. No search: docs/int8.md quotes these tables, and the search be
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +17,14 @@ import typer
 
 from sdps import __version__
 from sdps.calibration.drift import Drift, Pair, Verifier
-from sdps.calibration.frames import CROP, CROPS, build_set
+from sdps.calibration.frames import CROP, CROPS, CalibrationSet, build_set
 from sdps.calibration.layers import picture_facing
 from sdps.calibration.observe import Step
 from sdps.calibration.recipe import Calibrated, Options, calibrate
 from sdps.core.artifact import sha256_of, write_json
 from sdps.core.cache import cache_folder
 from sdps.core.console import failing_clearly
+from sdps.core.errors import UsageError
 from sdps.export.fine_tuned import FineTuned
 from sdps.export.module_map import Mapped, map_checkpoint
 from sdps.export.screen import progress
@@ -88,7 +89,9 @@ def table(rows: list[Row]) -> str:
 @failing_clearly
 def measure(
     weights: Annotated[str, typer.Argument(help="Checkpoint or name of the FP32 network.")] = "sdps-nano",
-    qat: Annotated[Path | None, typer.Option(help="Of it, a checkpoint of sdps-train --qat as well.")] = None,
+    qat: Annotated[
+        str, typer.Option(metavar="FILE", help="Of it, a checkpoint of sdps-train --qat as well.")
+    ] = "",
     calibrators: Annotated[str, typer.Option(help="Which to calibrate with.")] = "worst-mse,mse,minmax",
     calib: Annotated[str, typer.Option(help="As sdps-export has it.")] = "photos",
     calib_crops: Annotated[int, typer.Option(min=8)] = CROPS,
@@ -97,55 +100,50 @@ def measure(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there (JSON).")] = None,
 ) -> None:
     """Measure the drift of INT8 on the held-out photographs."""
-    path, names = find_weights(weights), calibrators.split(",")
+    path, tuned = find_weights(weights), find_weights(qat) if qat else None
+    # Whatever could be refused is refused before the minutes of work.
+    ways = [replace(Options(name), narrow_weights=bits == 7) for name in calibrators.split(",") if name]
+    if tuned and not FineTuned.find(tuned):
+        raise UsageError(
+            f"{qat} was not fine-tuned for INT8.", "Give the best.safetensors of sdps-train --qat."
+        )
+    if not ways and not tuned:
+        raise UsageError("Nothing to measure.", "Name calibrators, or give --qat.")
     with progress(quiet=False) as (bar, task):
 
         def step(what: str, done: int, steps: int) -> None:
             bar.update(task, description=what, completed=done, total=steps or None)
 
-        rows, told = _measure(path, qat, names, calib, calib_crops, bits, seed, step)
+        mapped = map_checkpoint(load_checkpoint(path), path)
+        step("Restoring the held-out pictures", 0, 0)
+        verifier = Verifier(mapped.model, crops(seed))
+        told = {"sdps": __version__, "weights_sha256": sha256_of(path), "bits": bits, "seed": seed}
+        rows: list[Row] = []
+        if ways:
+            chosen = build_set(calib, calib_crops, CROP)
+            told["calibration_set_sha256"] = chosen.sha256
+            rows += _calibrated(path, mapped, verifier, chosen, ways, step)
+        if tuned and (found := FineTuned.find(tuned)):
+            told["fine_tuned_sha256"] = sha256_of(tuned)
+            other = map_checkpoint(load_checkpoint(tuned), tuned)
+            step("Measuring what was fine-tuned", 0, 0)
+            rows += rows_of("fine-tuned, 7 bits", found.calibrated(other), other, verifier)
     print(table(rows))
     if out:
-        write_json(out, {"sdps": __version__, **told, "rows": [row.to_json() for row in rows]})
+        write_json(out, {**told, "rows": [row.to_json() for row in rows]})
 
 
-def _measure(
-    path: Path,
-    qat: Path | None,
-    calibrators: list[str],
-    calib: str,
-    count: int,
-    bits: int,
-    seed: int,
-    step: Step,
-) -> tuple[list[Row], dict[str, Any]]:
-    mapped = map_checkpoint(load_checkpoint(path), path)
-    step("Restoring the held-out pictures", 0, 0)
-    verifier = Verifier(mapped.model, crops(seed))
-    told: dict[str, Any] = {
-        "weights_sha256": sha256_of(path),
-        "bits": bits,
-        "crops": len(verifier.pairs),
-        "seed": seed,
-    }
-    rows: list[Row] = []
-    if any(calibrators):
-        chosen = build_set(calib, count, CROP)
-        told["calibration_set"] = {"sha256": chosen.sha256, "crops": len(chosen.calibrate)}
-        statistics = cache_folder() / "int8" / f"drift-{sha256_of(path)[:12]}-{chosen.sha256[:12]}"
-        for name in filter(None, calibrators):
-            options = replace(Options(name), narrow_weights=bits == 7)
-            told[name] = asdict(options)
-            pictures = [crop.image for crop in chosen.calibrate]
-            calibrated = calibrate(mapped.model, mapped.layers, pictures, options, statistics, step)
-            step(f"Measuring {name}", 0, 0)
-            rows += rows_of(f"{name}, {bits} bits", calibrated, mapped, verifier)
-    if qat and (tuned := FineTuned.find(qat)):
-        told["fine_tuned_sha256"] = sha256_of(qat)
-        other = map_checkpoint(load_checkpoint(qat), qat)
-        step("Measuring what was fine-tuned", 0, 0)
-        rows += rows_of("fine-tuned, 7 bits", tuned.calibrated(other), other, verifier)
-    return rows, told
+def _calibrated(
+    path: Path, mapped: Mapped, verifier: Verifier, chosen: CalibrationSet, ways: list[Options], step: Step
+) -> Iterator[Row]:
+    """Each way on one set; the statistics are taken once."""
+    statistics = cache_folder() / "int8" / f"drift-{sha256_of(path)[:12]}-{chosen.sha256[:12]}"
+    pictures = [crop.image for crop in chosen.calibrate]
+    for options in ways:
+        calibrated = calibrate(mapped.model, mapped.layers, pictures, options, statistics, step)
+        step(f"Measuring {options.calibrator}", 0, 0)
+        made = f"{options.calibrator}, {7 if options.narrow_weights else 8} bits"
+        yield from rows_of(made, calibrated, mapped, verifier)
 
 
 if __name__ == "__main__":

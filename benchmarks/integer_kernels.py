@@ -8,6 +8,7 @@ to write an INT8 graph is. Weights in 7 bits, so that nothing saturates without 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
@@ -125,6 +126,13 @@ def contenders(channels: int, side: int, threads: int) -> dict[str, Callable[[],
     return found
 
 
+def _parse(shape: str) -> tuple[int, int]:
+    match = re.fullmatch(r"([1-9]\d{0,2})x([1-9]\d{0,3})", shape.strip())
+    if not match:
+        raise UsageError(f"{shape!r} is not CHANNELSxSIDE.", "Write for example 16x256.")
+    return int(match[1]), int(match[2])
+
+
 @app.command()
 @failing_clearly
 def bench(
@@ -134,13 +142,9 @@ def bench(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the raw samples there.")] = None,
 ) -> None:
     """Time chains of convolutions in FP32 and in integers, in turns."""
-    results = []
+    results, asked = [], [_parse(shape) for shape in shapes.split(",")]
     print("| chain | engine, form | median, ms | times its FP32 |\n|---|---|---:|---:|")
-    for shape in shapes.split(","):
-        try:
-            channels, side = (int(part) for part in shape.split("x"))
-        except ValueError:
-            raise UsageError(f"{shape!r} is not CHANNELSxSIDE.", "Write for example 16x256.") from None
+    for channels, side in asked:
         samples = interleave(contenders(channels, side, threads), budget_s=budget)
         for name, values in samples.items():
             ratio = versus(samples[f"{name.partition(',')[0]}, FP32"], values)
@@ -148,7 +152,9 @@ def bench(
             interval = f"{ratio.low:.2f} to {ratio.high:.2f}"
             what = f"{channels} channels, {side}x{side} | {name}"
             print(f"| {what} | {median:.2f} | {ratio.median:.2f} ({interval}) |")
-            results.append({"shape": shape, "name": name, "ratio": asdict(ratio), "samples_ns": values})
+            results.append(
+                {"shape": f"{channels}x{side}", "name": name, "ratio": asdict(ratio), "samples_ns": values}
+            )
     if out:
         environment = asdict(Environment.capture())
         write_json(out, {"threads": threads, "length": LENGTH, "environment": environment, "chains": results})
