@@ -76,8 +76,13 @@ def load_report(path: Path) -> Report:
 
 def _measurement(row: dict[str, Any]) -> Measurement:
     plain = {key: row[key] for key in ("contender", "graph", "provider", "precision", "macs")}
-    samples = tuple(row["samples_ns"])
-    return Measurement(**plain, samples_ns=samples, drift=_drift(row["drift"]), truth=_truth(row["truth"]))
+    return Measurement(
+        **plain,
+        samples_ns=tuple(row["samples_ns"]),
+        drift=_drift(row["drift"]),
+        truth=_truth(row["truth"]),
+        arithmetic=row.get("arithmetic", ""),  # reports before it was told stay readable
+    )
 
 
 def _drift(value: dict[str, Any] | None) -> Drift | None:

@@ -112,6 +112,8 @@ def run(plan: Plan, progress: Progress = lambda step, done, total: None) -> Repo
             restores,
             on_sample=lambda done: progress("comparing pictures", done, len(pictures)),
         )
+        arithmetic = {c.name: contenders.arithmetic(c) for c in field.contenders}
+        notes += [f"{name}: {said}." for name, said in arithmetic.items() if said]
     return Report(
         model=manifest.name,
         weights_sha256=manifest.weights_sha256,
@@ -130,6 +132,7 @@ def run(plan: Plan, progress: Progress = lambda step, done, total: None) -> Repo
                 samples_ns=samples[c.name],
                 drift=assessment.drift.get(c.name),
                 truth=assessment.truth.get(c.name),
+                arithmetic=arithmetic[c.name],
             )
             for c in field.contenders
         ),

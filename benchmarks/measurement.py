@@ -89,6 +89,7 @@ class Measurement:
         graph: Name of the graph, empty for the reference.
         provider: What ran it.
         precision: 'fp32', 'fp16' or 'int8', as the graph says.
+        arithmetic: What an INT8 graph was really computed in, where the engine tells.
         macs: Multiply-accumulates at 256x256, as the graph says; 0 where it does not.
         samples_ns: Raw durations in nanoseconds, one per round, in order of rounds.
         drift: Against the reference; None for the reference itself.
@@ -103,6 +104,7 @@ class Measurement:
     samples_ns: tuple[int, ...]
     drift: Drift | None = None
     truth: Truth | None = None
+    arithmetic: str = ""
 
     @property
     def latency(self) -> Latency:

@@ -149,7 +149,8 @@ def run(
         source.close()
         raise
     backend = derainer.backend
-    say(f"{derainer.manifest.name} on {backend.name}" + (f" ({backend.reason})" if backend.reason else ""))
+    why = "; ".join(part for part in (backend.reason, backend.arithmetic()) if part)
+    say(f"{derainer.manifest.name} on {backend.name}" + (f" ({why})" if why else ""))
     with derainer:
         view = RunView(source, derainer, sink, limit, quiet, load, overlay, log, health)
         summary = view.run()

@@ -48,6 +48,14 @@ class Backend(Protocol):
         """What `run` would have returned. Tickets are redeemed once each, in order."""
         ...
 
+    def arithmetic(self) -> str:
+        """What the convolutions of an INT8 graph are computed in here, in a few words.
+
+        Empty where that is as the graph says, or the engine does not tell. An engine may know only
+        after it has restored a picture.
+        """
+        ...
+
     def close(self) -> None:
         """Frees the engine. Calling it again does nothing."""
         ...
@@ -73,6 +81,13 @@ class TakesMeans(Backend, Protocol):
         ...
 
 
+def integers(count: int, manifest: GraphManifest) -> str:
+    """What `arithmetic` says of an INT8 graph of which so many convolutions are computed in integers."""
+    asked = manifest.int8.get("integer_convolutions", 0)
+    told = f"{min(count, asked)} of the graph's {asked} INT8 convolutions in integers"
+    return told if count >= asked else f"{told}, the others in floating point with rounded weights"
+
+
 class BlockingBackend:
     """Makes a `Backend` of what only has `run`: a ticket is the result itself."""
 
@@ -88,3 +103,6 @@ class BlockingBackend:
     def result(self, ticket: Any) -> Image:
         result: Image = ticket
         return result
+
+    def arithmetic(self) -> str:
+        return ""

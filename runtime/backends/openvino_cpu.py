@@ -13,11 +13,14 @@ from sdps.core.errors import ModelError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
-from sdps.runtime.backends.base import BlockingBackend
+from sdps.runtime.backends.base import BlockingBackend, integers
 from sdps.runtime.graph_file import read_graph
 
 KEPT_SIZES = 4
 """Compiled sizes of a dynamic graph that are kept; each costs memory for its activations."""
+
+INTEGERS = ("i8", "u8")
+"""How OpenVINO names what an integer kernel reads."""
 
 
 class OpenVinoBackend(BlockingBackend):
@@ -73,6 +76,14 @@ class OpenVinoBackend(BlockingBackend):
             self.compiled[shape] = self.core.compile_model(model, "CPU", self.options).create_infer_request()
         self.compiled.move_to_end(shape)
         return self.compiled[shape]
+
+    def arithmetic(self) -> str:
+        if self.manifest.precision != "int8" or not self.compiled:
+            return ""
+        network = next(reversed(self.compiled.values())).get_compiled_model().get_runtime_model()
+        facts = [operation.get_rt_info() for operation in network.get_ops()]
+        convolutions = [f["runtimePrecision"].value for f in facts if "onvolution" in f["layerType"].value]
+        return integers(sum(precision in INTEGERS for precision in convolutions), self.manifest)
 
     def close(self) -> None:
         self.compiled.clear()

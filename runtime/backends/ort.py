@@ -20,7 +20,7 @@ from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
 from sdps.core.spec import ShapeRange, Size
-from sdps.runtime.backends.base import BlockingBackend
+from sdps.runtime.backends.base import BlockingBackend, integers
 from sdps.runtime.graph_file import read_graph
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -29,9 +29,16 @@ TRT_RANGE = ShapeRange(Size(64, 64), Size(720, 1280), Size(1088, 1920))
 """Sizes of the one engine that the TensorRT provider makes of a dynamic graph; larger pictures are
 tiled. Without it the provider builds again, for minutes, at each size that it has not seen."""
 
+FLOATING = ("session.disable_quant_qdq", "session.enable_quant_qdq_cleanup")
+"""Session options that make it multiply in floating point and drop the Q and DQ of activations."""
+
 
 class OrtBackend(BlockingBackend):
     """Runs an ONNX graph in ONNX Runtime.
+
+    On the CPU INT8 graphs are computed in floating point, with their rounded weights: it multiplies
+    integers only where a Q follows the convolution directly, which graphs with TensorRT's placement
+    hardly have, and is slower with their Q and DQ than without (docs/int8.md).
 
     Args:
         path: The graph.
@@ -58,6 +65,10 @@ class OrtBackend(BlockingBackend):
         options.log_severity_level = 3  # its warnings speak of its own optimisations
         # It keeps a memory plan for each size that it ever saw: measured +70 MB in 100 sizes, +10 without.
         options.enable_mem_pattern = self.manifest.fixed_size is not None
+        self.rounds_weights_only = device == "cpu" and self.manifest.precision == "int8"
+        if self.rounds_weights_only:
+            for entry in FLOATING:
+                options.add_session_config_entry(entry, "1")
         if device != "cpu":
             self._preload()
         try:
@@ -95,6 +106,9 @@ class OrtBackend(BlockingBackend):
         given = means_input(self.manifest.tile_means, means)
         restored, found = self.session.run([OUTPUT, MEANS_OUTPUT], {INPUT: batch, MEANS_INPUT: given})
         return restored, found
+
+    def arithmetic(self) -> str:
+        return integers(0, self.manifest) if self.rounds_weights_only else ""
 
     def close(self) -> None:
         self._bound = None

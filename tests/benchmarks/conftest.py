@@ -47,7 +47,15 @@ def report() -> Report:
                 Truth(30.0, 0.9),
             ),
             Measurement(
-                "net-int8 on cpu", "net-int8", "cpu", "int8", 0, times[::-1], other, Truth(25.0, 0.8)
+                "net-int8 on cpu",
+                "net-int8",
+                "cpu",
+                "int8",
+                0,
+                times[::-1],
+                other,
+                Truth(25.0, 0.8),
+                "0 of the graph's 9 INT8 convolutions in integers",
             ),
         ),
         input_truth=Truth(math.inf, 0.75),

@@ -113,6 +113,20 @@ def test_given_graphs_are_measured_on_the_providers_asked_for(
     assert str(out / "report.md") in said
 
 
+def test_it_says_what_an_int8_graph_is_really_computed_in(bench: Bench, tmp_path: Path) -> None:
+    code, printed, said = bench(
+        "sdps-nano", "--graph", "sdps-nano-int8", "--provider", "cpu", "--provider", "openvino",
+        "--size", "64x64", "--rounds", 1, "--out", tmp_path / "out",
+    )  # fmt: skip
+    assert code == 0, said
+    reference, slow, fast = load_report(tmp_path / "out" / "report.json").measurements
+    assert reference.arithmetic == ""
+    assert slow.arithmetic.startswith("0 of the graph's ")
+    count = fast.arithmetic.split()[0]
+    assert fast.arithmetic == f"{count} of the graph's {count} INT8 convolutions in integers"
+    assert "rounded weights" in " ".join(printed.split())
+
+
 def test_without_graphs_it_exports_fp32_and_fp16_itself(exported: Exported) -> None:
     assert exported.exit_code == 0, exported.printed
     names = sorted(path.name for path in exported.out.iterdir())

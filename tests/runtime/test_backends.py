@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from sdps.core.errors import FrameError, ModelError, SdpsError, UsageError
 from sdps.core.frame import Image
 from sdps.model import SDPSFNet, save_checkpoint
 from sdps.runtime.backends import open_backend
+from sdps.runtime.backends.ort import FLOATING
 from sdps.runtime.bundled import bundled_models, resolve
 from sdps.runtime.graph_file import read_graph
 
@@ -65,6 +67,32 @@ def test_auto_prefers_openvino_without_a_gpu_and_says_why(graph_path: GraphPath)
     backend = open_backend(graph_path())
     assert backend.name == "openvino:CPU"
     assert "GPU" in backend.reason
+
+
+def test_integers_are_multiplied_where_it_is_said(tmp_path: Path) -> None:
+    """OpenVINO computes an INT8 graph in integers; ONNX Runtime would be slower so, and does not."""
+    graph = resolve("sdps-nano-int8")
+    rng = np.random.default_rng(0)
+    picture = np.kron(rng.integers(0, 256, (1, 8, 8, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
+    integer, floating = open_backend(graph, "openvino"), open_backend(graph, "cpu")
+    difference = integer.run(picture).astype(int) - floating.run(picture)
+    assert 0 < np.abs(difference).mean() < 1
+    count = integer.manifest.int8["integer_convolutions"]
+    assert integer.arithmetic() == f"{count} of the graph's {count} INT8 convolutions in integers"
+    assert floating.arithmetic().startswith(f"0 of the graph's {count} INT8 convolutions")
+    plain = open_backend("sdps-nano", "openvino")
+    plain.run(picture)
+    assert plain.arithmetic() == ""
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    for entry in FLOATING:
+        options.add_session_config_entry(entry, "1")
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert "QLinearConv" not in kinds
+    assert kinds.count("QuantizeLinear") < 0.05 * count
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
