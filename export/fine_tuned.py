@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sdps.calibration.fake_quant import Site
-from sdps.calibration.layers import picture_facing
 from sdps.calibration.recipe import Calibrated, with_ranges
 from sdps.calibration.trained import ORIGINAL, TrainedRanges
 from sdps.core.artifact import sha256_of
@@ -48,17 +47,15 @@ class FineTuned:
         return cls(ranges, load_checkpoint(path))
 
     def calibrated(self, mapped: Mapped) -> Calibrated:
-        """The graph with the ranges of the training.
+        """The graph with the ranges of the training; layers without one stay in floating point.
 
         Raises:
-            ExportError: the graph has layers that the training did not know.
+            ExportError: the training rounded layers that the graph does not have.
         """
-        facing = picture_facing(mapped.model, mapped.layers)
-        needed = {site.key for site in mapped.sites if site.layer not in facing}
-        unknown = needed - self.ranges.steps.keys()
+        unknown = self.ranges.steps.keys() - {site.key for site in mapped.sites}
         if unknown:
             raise ExportError(
-                f"The checkpoint has no trained range for {min(unknown)}.",
+                f"The checkpoint has a trained range for {min(unknown)}, which is no layer of the graph.",
                 "It was trained by another version of sdps: fine-tune it again.",
             )
         return with_ranges(mapped.model, mapped.layers, _by_layer(mapped.sites, self.ranges))

@@ -69,6 +69,15 @@ def train(
             help="Fine-tune these weights for INT8, with INT8's rounding; then: sdps-export --int8.",
         ),
     ] = None,
+    int8_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=1,
+            help="Of --qat: the least part of the multiply-accumulates to be INT8. The layers that cost "
+            "most for their work stay in floating point. (default: 0.9)",
+        ),
+    ] = None,
     epochs: Annotated[
         int | None,
         typer.Option(
@@ -168,6 +177,8 @@ def train(
         raise UsageError("--epochs and --steps both give the length.", "Give one of them.")
     if qat is not None:
         _check_qat(preset, start, precision)
+    elif int8_share is not None:
+        raise UsageError("--int8-share is of --qat only.", "Give --qat WEIGHTS, or leave it out.")
     minutes = parse_minutes(budget) if budget else float("inf")
     given, preset = preset, preset or ("qat" if qat else "paper")
     from sdps.core.console import need
@@ -181,7 +192,7 @@ def train(
     from sdps.training.run_folder import RunFolder
     from sdps.training.trainer import Trainer, open_fabric
 
-    recipe = _recipe(preset, patch, batch, rate, average, seed)
+    recipe = _recipe(preset, patch, batch, rate, average, seed, int8_share)
     fabric = open_fabric(device, precision)
     say = (lambda text: typer.echo(text, err=True)) if fabric.is_global_zero else (lambda text: None)
     source, validate = choose(data, photos, max(size for _, size, _ in recipe.phases), say)
@@ -190,15 +201,24 @@ def train(
     original = None
     if qat:
         from sdps.model.zoo import find_weights
-        from sdps.training.qat import begin, load_original
+        from sdps.training.qat import load_original
 
         weights = find_weights(qat)
         preset, original = f"{weights.stem}-qat", load_original(weights)
+    folder = RunFolder(out or Path("runs") / preset, source, original)
+    if original:
+        from sdps.export.screen import progress
+        from sdps.training.qat import begin
+
         say(f"Tracing and calibrating {weights}")
-        network = begin(original, weights, source, recipe)
+        with progress(quiet=not fabric.is_global_zero) as (bar, task):
+
+            def step(what: str, done: int, steps: int) -> None:
+                bar.update(task, description=what, completed=done, total=steps or None)
+
+            network = begin(original, weights, source, recipe, folder.ranges(), fabric.device, step)
     else:
         network = _network(given, start)
-    folder = RunFolder(out or Path("runs") / preset, source, original)
     if workers is None:
         workers = 0 if fabric.device.type == "cpu" else min(8, (torch.get_num_threads() + 1) // 2)
     trainer = Trainer(network, source, recipe, fabric, compiled, workers, teacher=original)
@@ -236,7 +256,13 @@ def parse_minutes(text: str) -> float:
 
 
 def _recipe(
-    preset: str, patch: int | None, batch: int | None, rate: float | None, average: float | None, seed: int
+    preset: str,
+    patch: int | None,
+    batch: int | None,
+    rate: float | None,
+    average: float | None,
+    seed: int,
+    int8_share: float | None,
 ) -> Recipe:
     from dataclasses import replace
 
@@ -251,6 +277,8 @@ def _recipe(
     recipe = replace(recipe.resized(patch, batch), seed=seed)
     if preset == "small":
         recipe = replace(recipe, rate=1.5e-3)
+    if int8_share is not None:
+        recipe = replace(recipe, int8_share=int8_share)
     if rate is not None:
         recipe = replace(recipe, rate=rate, final_rate=min(rate, recipe.final_rate))
     return recipe if average is None else replace(recipe, average=average)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdps.calibration.drift import VISIBLE_DB
+from sdps.calibration.drift import VISIBLE_DB, DriftBudget
 
 EPSILON = 1e-3
 
@@ -37,7 +37,7 @@ def decibels(x: Tensor, y: Tensor) -> Tensor:
 
 
 def drift(x: Tensor, reference: Tensor, clean: Tensor) -> Tensor:
-    """What pictures lose to a reference in dB of PSNR, mean over them, were the change mere noise.
+    """What each picture loses to a reference in dB of PSNR, were the change mere noise; a vector.
 
     10 log10(1 + MSE(x, reference) / MSE(reference, clean)): a change counts for as much as the
     reference's own error lets it be seen, errors beyond VISIBLE_DB being no smaller than that, as the
@@ -45,7 +45,16 @@ def drift(x: Tensor, reference: Tensor, clean: Tensor) -> Tensor:
     that nothing is gained by restoring better than the reference what happens to be trained on.
     """
     error, own = (((a - b) ** 2).mean(dim=(1, 2, 3)) for a, b in ((x, reference), (reference, clean)))
-    return 10 * torch.log10(1 + error / own.clamp_min(10 ** (-VISIBLE_DB / 10))).mean()
+    return 10 * torch.log10(1 + error / own.clamp_min(10 ** (-VISIBLE_DB / 10)))
+
+
+def within_budget(lost: Tensor) -> Tensor:
+    """A loss of what pictures lost in dB: their mean, and their squares over what the worst tile may lose.
+
+    A budget bounds the mean and the worst tile; a mean alone would hardly see the one patch in a
+    hundred that loses ten times as much as the others.
+    """
+    return (lost + lost**2 / DriftBudget().tile_db).mean()
 
 
 class EdgeLoss(nn.Module):

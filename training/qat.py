@@ -1,8 +1,8 @@
 """The beginning of a quantisation-aware run: the network with what will be INT8 rounded as INT8.
 
 The ranges begin where calibration would put them, on rainy pictures of the run's own; from there
-they are trained with the weights (calibration/fake_quant.py). The few layers that read or make a
-picture stay in floating point: a fiftieth of the work, and the first that a search would lift out.
+they are trained with the weights (calibration/fake_quant.py). Which layers stay in floating point is
+settled before (training/lift.py).
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import torch
 
 from sdps.calibration.equalise import equalise
 from sdps.calibration.fake_quant import attach
-from sdps.calibration.layers import picture_facing, prepare, weights_of
+from sdps.calibration.layers import prepare, weights_of
+from sdps.calibration.observe import Step
 from sdps.calibration.recipe import Options, calibrate
 from sdps.calibration.trained import TrainedRanges
 from sdps.core.errors import UsageError
@@ -25,6 +26,7 @@ from sdps.core.frame import Image
 from sdps.export.module_map import Mapped, map_checkpoint
 from sdps.model import SDPSFNet, load_checkpoint
 from sdps.training.data import Source
+from sdps.training.lift import lifted
 from sdps.training.recipe import Recipe
 
 PICTURES, SIDE = 48, 128
@@ -47,31 +49,48 @@ def load_original(weights: Path) -> SDPSFNet:
     return network
 
 
-def begin(original: SDPSFNet, weights: Path, source: Source, recipe: Recipe) -> SDPSFNet:
+def begin(
+    original: SDPSFNet,
+    weights: Path,
+    source: Source,
+    recipe: Recipe,
+    known: TrainedRanges | None = None,
+    device: torch.device | str = "cpu",
+    step: Step = lambda *_: None,
+) -> SDPSFNet:
     """A copy of the network that is trained as INT8 will see it.
 
     Args:
         original: The FP32 network; stays as it is.
         weights: Its file.
         source: The run's pictures.
-        recipe: The run's, for its seed and patches.
+        recipe: The run's, for its seed, its patches, and the work that is to be INT8.
+        known: Of a run that goes on, whose weights are restored afterwards: the layers that it rounds.
+        device: Where layers are measured alone.
+        step: Told how far it is.
 
     Returns:
         The network with the same function but for the rounding: channels are equalised first.
 
     Raises:
         ExportError: it cannot be traced, or its weights give NaN.
+        UsageError: more of the work is to be INT8 than can be.
     """
     network = copy.deepcopy(original)
     mapped = map_checkpoint(network, weights)
-    pictures = _pictures(source, recipe)
-    mapped = _equalise(network, mapped, pictures)
-    options = Options(equalise=False, compensate=False, correct_bias=False)
-    with TemporaryDirectory() as folder:  # other weights every time: nothing to keep the statistics for
-        calibrated = calibrate(mapped.model, mapped.layers, pictures, options, Path(folder) / "statistics")
-    facing = picture_facing(mapped.model, mapped.layers)
-    sites = [site for site in mapped.sites if site.layer not in facing]
-    attach(network, sites, {site.key: calibrated.quantised[site.layer].scale for site in sites})
+    if known:
+        sites, steps = [site for site in mapped.sites if site.key in known.steps], known.steps
+    else:
+        pictures = _pictures(source, recipe)
+        mapped = _equalise(network, mapped, pictures)
+        options = Options(equalise=False, compensate=False, correct_bias=False)
+        with TemporaryDirectory() as folder:  # other weights every time: nothing to keep the statistics for
+            statistics = Path(folder) / "statistics"
+            calibrated = calibrate(mapped.model, mapped.layers, pictures, options, statistics, step)
+        steps = {site.key: calibrated.quantised[site.layer].scale for site in mapped.sites}
+        out = lifted(network, mapped, steps, source, recipe, device, step)
+        sites = [site for site in mapped.sites if site.layer not in out]
+    attach(network, sites, steps)
     return network.requires_grad_()
 
 

@@ -21,6 +21,7 @@ class Recipe:
         warmup: Steps of linear warm-up.
         edge, frequency, decibels: Weights of the loss terms (losses.py).
         drift: Weight of what the result loses to the teacher, where there is one (losses.py).
+        int8_share: In fine-tuning for INT8: the least part of the multiply-accumulates that is INT8.
         normalised: Whether the loss compares pictures in the network's normalised space, as the
             authors' loop does, and not in RGB 0..1. It is then about four times as large, which
             counts against Charbonnier's epsilon and the gradient's bound.
@@ -39,6 +40,7 @@ class Recipe:
     frequency: float = 0.0
     decibels: float = 0.01
     drift: float = 0.0
+    int8_share: float = 0.0
     normalised: bool = False
     clip: float = 2.0
     average: float = 0.999
@@ -83,7 +85,7 @@ PAPER = Recipe(
 BUNDLED = Recipe()
 """That of the bundled models: larger patches at the end, the decibel loss, a moving average."""
 
-QAT = replace(BUNDLED, steps=1200, rate=1e-4, warmup=30, average=0.99, drift=1.0)
+QAT = replace(BUNDLED, steps=1200, rate=1e-4, warmup=30, average=0.99, drift=1.0, int8_share=0.9)
 """For trained weights that learn to bear INT8: short, and slow enough to keep what they know."""
 
 

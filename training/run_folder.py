@@ -46,6 +46,12 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
+    def ranges(self) -> TrainedRanges | None:
+        """Those of a quantisation-aware run that was begun here and can go on."""
+        weights = self.path / "last.safetensors"
+        there = weights.is_file() and (self.path / "last.pt").is_file()
+        return TrainedRanges.read(weights) if there else None
+
     def load(self, trainer: Trainer) -> dict[str, Any]:
         """Restores a run that was begun here; returns what `save` was told, or {} for a new one.
 

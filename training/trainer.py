@@ -18,7 +18,7 @@ from sdps.core.errors import UsageError
 from sdps.model import SDPSFNet
 from sdps.model.deploy import denormalise, normalise
 from sdps.training.data import Source, Steps
-from sdps.training.losses import StageLoss, drift
+from sdps.training.losses import StageLoss, drift, within_budget
 from sdps.training.recipe import Clock, Recipe
 
 if TYPE_CHECKING:
@@ -233,7 +233,8 @@ class Trainer:
             aims = self.teacher(seen)
         loss: Tensor = self.loss(compared, [self._space(aim) for aim in aims])
         if self.recipe.drift:
-            loss = loss + self.recipe.drift * drift(denormalise(outputs[-1]), denormalise(aims[-1]), clean)
+            lost = drift(denormalise(outputs[-1]), denormalise(aims[-1]), clean)
+            loss = loss + self.recipe.drift * within_budget(lost)
         return loss
 
     def _batch(self) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from sdps.training.losses import StageLoss, decibels, drift
+from sdps.training.losses import StageLoss, decibels, drift, within_budget
 
 
 def test_decibels_is_the_mean_of_minus_psnr() -> None:
@@ -39,11 +39,21 @@ def test_drift_is_the_psnr_that_noise_costs() -> None:
     def psnr(picture: torch.Tensor) -> float:
         return float(-decibels(picture, clean))
 
-    assert float(drift(noisy, reference, clean)) == pytest.approx(psnr(reference) - psnr(noisy), abs=0.02)
-    assert float(drift(reference, reference, clean)) == 0
+    assert float(drift(noisy, reference, clean).mean()) == pytest.approx(
+        psnr(reference) - psnr(noisy), abs=0.02
+    )
+    assert drift(reference, reference, clean).tolist() == [0, 0]
     # Where the reference is all but exact, a change counts as if it were off by 45 dB.
     expected = 10 * torch.log10(((noisy - reference) ** 2).mean() / 10**-4.5 + 1)
-    assert float(drift(noisy, reference, reference)) == pytest.approx(float(expected), rel=0.01)
+    assert float(drift(noisy, reference, reference).mean()) == pytest.approx(float(expected), rel=0.01)
+
+
+def test_the_worst_patch_weighs_as_much_as_its_bound() -> None:
+    """Of 0.1 dB in the mean and 0.5 in the worst tile, 0.1 dB everywhere costs less than 0.5 in a fifth."""
+    even, uneven = torch.full((10,), 0.1), torch.tensor([0.5, 0.5] + 8 * [0.0])
+    assert float(within_budget(even)) == pytest.approx(0.12)
+    assert float(within_budget(uneven)) == pytest.approx(0.2)
+    assert float(within_budget(torch.zeros(3))) == 0
 
 
 def test_equal_pictures_have_a_finite_loss_and_gradient() -> None:
