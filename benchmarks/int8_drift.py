@@ -1,8 +1,8 @@
 """`python -m sdps.benchmarks.int8_drift`: what INT8 costs on the held-out photographs, by how it was made.
 
-On one crop of 256x256 of each of the 15 photographs in each kind of rain, none of which training or
-calibration has seen, FP32 around INT8: with every layer in INT8, and with the few that read or make a
-picture left out. No search: docs/int8.md quotes these tables, and the search begins where they end.
+On crops of 256x256 of each of the 15 photographs in each kind of rain (one for each seed), none of which
+training or calibration has seen, FP32 around INT8: with every layer in INT8, and with the few that read or
+make a picture left out. No search: docs/int8.md quotes these tables, and the search begins where they end.
 """
 
 from __future__ import annotations
@@ -96,7 +96,9 @@ def measure(
     calib: Annotated[str, typer.Option(help="As sdps-export has it.")] = "photos",
     calib_crops: Annotated[int, typer.Option(min=8)] = CROPS,
     bits: Annotated[int, typer.Option(min=7, max=8, help="Of weights that are calibrated.")] = 7,
-    seed: Annotated[int, typer.Option(help="Of the crops' places.")] = 7,
+    seeds: Annotated[
+        list[int], typer.Option("--seed", help="Of the crops' places; several give so many crops.")
+    ] = [7],  # noqa: B006
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there (JSON).")] = None,
 ) -> None:
     """Measure the drift of INT8 on the held-out photographs."""
@@ -116,8 +118,8 @@ def measure(
 
         mapped = map_checkpoint(load_checkpoint(path), path)
         step("Restoring the held-out pictures", 0, 0)
-        verifier = Verifier(mapped.model, crops(seed))
-        told = {"sdps": __version__, "weights_sha256": sha256_of(path), "bits": bits, "seed": seed}
+        verifier = Verifier(mapped.model, [pair for seed in seeds for pair in crops(seed)])
+        told = {"sdps": __version__, "weights_sha256": sha256_of(path), "bits": bits, "seeds": seeds}
         rows: list[Row] = []
         if ways:
             chosen = build_set(calib, calib_crops, CROP)

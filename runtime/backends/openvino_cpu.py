@@ -14,6 +14,7 @@ from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
 from sdps.runtime.backends.base import BlockingBackend, integers
+from sdps.runtime.backends.openvino_means import pool_means
 from sdps.runtime.graph_file import read_graph
 
 KEPT_SIZES = 4
@@ -67,10 +68,10 @@ class OpenVinoBackend(BlockingBackend):
 
     def _request(self, shape: tuple[int, ...]) -> Any:
         if shape not in self.compiled:
-            model = self.model
+            model = self.model.clone()
             if model.input(INPUT).get_partial_shape().is_dynamic:
-                model = model.clone()
                 model.reshape({INPUT: list(shape)})
+            pool_means(model)
             while len(self.compiled) >= KEPT_SIZES:
                 self.compiled.popitem(last=False)
             self.compiled[shape] = self.core.compile_model(model, "CPU", self.options).create_infer_request()

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
+import openvino as ov
 import pytest
 import torch
 
@@ -18,6 +19,7 @@ from sdps.core.errors import FrameError, ModelError, SdpsError, UsageError
 from sdps.core.frame import Image
 from sdps.model import SDPSFNet, save_checkpoint
 from sdps.runtime.backends import open_backend
+from sdps.runtime.backends.openvino_means import pool_means
 from sdps.runtime.backends.ort import FLOATING
 from sdps.runtime.bundled import bundled_models, resolve
 from sdps.runtime.graph_file import read_graph
@@ -93,6 +95,27 @@ def test_integers_are_multiplied_where_it_is_said(tmp_path: Path) -> None:
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert "QLinearConv" not in kinds
     assert kinds.count("QuantizeLinear") < 0.05 * count
+
+
+def test_openvino_takes_means_in_two_steps() -> None:
+    """The same means, whatever divides the picture's sides; without them nothing is changed."""
+    core = ov.Core()
+    for size in ((256, 320), (4 * 61, 4 * 67)):
+        image = ov.opset13.parameter([1, 8, *size], np.float32)
+        axes = ov.opset13.constant(np.array([2, 3], np.int64))
+        mean = ov.opset13.reduce_mean(image, axes, keep_dims=True)
+        channels = ov.opset13.reduce_mean(image, ov.opset13.constant(np.array([1], np.int64)), keep_dims=True)
+        plain = ov.Model([mean, channels], [image])
+        pooled = plain.clone()
+        assert pool_means(pooled) == 1
+        assert "AvgPool" in {node.get_type_name() for node in pooled.get_ops()}
+        values = np.random.default_rng(0).random((1, 8, *size), np.float32)
+        exact, ours = (core.compile_model(m, "CPU")([values]) for m in (plain, pooled))
+        np.testing.assert_allclose(ours[0], values.mean((2, 3), np.float64, keepdims=True), rtol=1e-5)
+        np.testing.assert_array_equal(ours[1], exact[1])
+    image = ov.opset13.parameter([1, 8, 251, 257], np.float32)  # primes
+    axes = ov.opset13.constant(np.array([2, 3], np.int64))
+    assert pool_means(ov.Model([ov.opset13.reduce_mean(image, axes, keep_dims=True)], [image])) == 0
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
