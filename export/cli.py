@@ -5,23 +5,16 @@ from __future__ import annotations
 import re
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from sdps.core.artifact import atomic_path
-from sdps.core.console import failing_clearly, need, version_printer
+from sdps.core.console import failing_clearly, need
 from sdps.core.errors import UsageError
 from sdps.core.spec import ShapeRange
-from sdps.export.arguments import (
-    DEFAULT_SIZE,
-    ENGINES,
-    PRECISIONS,
-    check_calibration,
-    check_exits,
-    one_precision,
-    sizes_of,
-)
+from sdps.export import options as o
+from sdps.export.arguments import ENGINES, check_calibration, check_exits, one_precision, sizes_of
 from sdps.export.screen import progress, show_parity, show_rewrites
 
 if TYPE_CHECKING:
@@ -30,325 +23,61 @@ if TYPE_CHECKING:
     from sdps.export.job import ExportJob
     from sdps.export.parity import Bounds
 
-GRAPH_PANEL = "Rewrites and exits"
-ENGINE_PANEL, ARCH_PANEL, INSPECT_PANEL = "Engine", "Other networks", "Inspect"
-INT8_PANEL = "INT8"
-
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 @app.command()
 @failing_clearly
 def export(
-    weights: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="WEIGHTS|NAME",
-            help="Checkpoint (.pth, .safetensors), or a name: sdps-nano, rain100h, ...",
-        ),
-    ] = None,
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the graph and the engine.")] = Path(),
-    precision: Annotated[
-        str | None,
-        typer.Option(metavar="|".join(PRECISIONS), help="Number format inside the graph. (default: fp32)"),
-    ] = None,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Short for --precision fp16.")] = False,
-    bf16: Annotated[
-        bool, typer.Option("--bf16", help="Short for --precision bf16: for GPUs; CPUs do not run it.")
-    ] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="Short for --precision int8.")] = False,
-    size: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help=f"The one size that the graph takes. (default: {DEFAULT_SIZE})"),
-    ] = None,
-    dynamic: Annotated[
-        bool, typer.Option("--dynamic", help="A graph for any size (multiples of 4) and any batch instead.")
-    ] = False,
-    exit: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="K",
-            help="Cut the network after stage K's image: 0 is the cheapest. (default: the whole network)",
-            rich_help_panel=GRAPH_PANEL,
-        ),
-    ] = None,
-    exits: Annotated[
-        str | None,
-        typer.Option(
-            metavar="all",
-            help="A folder with a graph for each exit, between which sdps-run can switch.",
-            rich_help_panel=GRAPH_PANEL,
-        ),
-    ] = None,
-    no_rewrite: Annotated[
-        bool,
-        typer.Option("--no-rewrite", help="The graph as traced, to compare.", rich_help_panel=GRAPH_PANEL),
-    ] = False,
-    tile_means: Annotated[
-        bool,
-        typer.Option(
-            "--tile-means",
-            help="Let sdps-run --context frame give tiles the means of the whole frame.",
-            rich_help_panel=GRAPH_PANEL,
-        ),
-    ] = False,
-    explain: Annotated[
-        bool,
-        typer.Option(
-            "--explain", help="Show what each exact rewrite did to the graph.", rich_help_panel=GRAPH_PANEL
-        ),
-    ] = False,
-    engine: Annotated[
-        str, typer.Option(metavar="|".join(ENGINES), help="NVIDIA builder to put the graph through.")
-    ] = "auto",
-    engine_sizes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MIN,OPT,MAX",
-            help="With --dynamic: the engine's sizes. (default: 64x64,720x1280,1088x1920)",
-        ),
-    ] = None,
-    cameras: Annotated[
-        str | None,
-        typer.Option(
-            metavar="HxW,...",
-            help="The sizes of several cameras: a graph of any size, and an engine with a profile for each.",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = None,
-    workspace: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="MIB",
-            help="Most scratch memory that the engine may use.",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = None,
-    opt_level: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=5,
-            help="From 0, a fast build, to 5, a fast engine. (default: the builder's, 3)",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = None,
-    targets: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CC,...|current",
-            help="TensorRT-RTX: compute capabilities to build for, e.g. 8.6,8.9. (default: Ampere and later)",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = None,
-    timing_cache: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="TensorRT: where measurements of earlier builds are kept. (default: ~/.cache/sdps)",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = None,
-    version_compatible: Annotated[
-        bool,
-        typer.Option(
-            "--version-compatible",
-            help="TensorRT: the engine runs on later versions too; slower.",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = False,
-    hardware_compatible: Annotated[
-        str,
-        typer.Option(
-            metavar="ampere+|same-cc",
-            help="TensorRT: the engine runs on other GPUs too; slower.",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = "",
-    dla: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            metavar="CORE",
-            help="TensorRT on Jetson: run on this DLA core, and on the GPU what it cannot do.",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = None,
-    strip_weights: Annotated[
-        bool,
-        typer.Option(
-            "--strip-weights",
-            help="An engine without weights, which --refit fills. Needs a GPU.",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = False,
-    refit: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="ENGINE",
-            help="Fill this stripped engine with the weights instead of building. Needs a GPU.",
-            rich_help_panel=ENGINE_PANEL,
-        ),
-    ] = None,
-    rebuild: Annotated[
-        bool,
-        typer.Option(
-            "--rebuild", help="Build the engine even if a valid one is there.", rich_help_panel=ENGINE_PANEL
-        ),
-    ] = False,
-    arch: Annotated[
-        str | None,
-        typer.Option(
-            metavar="spandrel|MODULE:CLASS",
-            help="The checkpoint is of another network: one that spandrel knows, or a class of your own.",
-            rich_help_panel=ARCH_PANEL,
-        ),
-    ] = None,
-    arch_args: Annotated[
-        str | None,
-        typer.Option(metavar="JSON", help="Arguments of that class.", rich_help_panel=ARCH_PANEL),
-    ] = None,
-    mean: Annotated[
-        str | None,
-        typer.Option(
-            metavar="R,G,B",
-            help="What it subtracts from RGB in [0, 1]. (default: 0)",
-            rich_help_panel=ARCH_PANEL,
-        ),
-    ] = None,
-    std: Annotated[
-        str | None,
-        typer.Option(
-            metavar="R,G,B", help="What it then divides by. (default: 1)", rich_help_panel=ARCH_PANEL
-        ),
-    ] = None,
-    stride: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=256,
-            help="What its sides must be a multiple of. (default: asked or found by trying)",
-            rich_help_panel=ARCH_PANEL,
-        ),
-    ] = None,
-    pick: Annotated[
-        int,
-        typer.Option(
-            help="Which of several outputs is the result; -1 is the last.", rich_help_panel=ARCH_PANEL
-        ),
-    ] = -1,
-    inspect: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Show what a graph or an engine is made of, and export nothing.",
-            rich_help_panel=INSPECT_PANEL,
-        ),
-    ] = None,
-    required: Annotated[
-        str | None,
-        typer.Option(
-            "--require",
-            metavar="PRECISION[:SHARE]",
-            help="With --inspect: fail unless convolutions have it, e.g. int8, or int8:0.9 of all MACs.",
-            rich_help_panel=INSPECT_PANEL,
-        ),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="With --inspect: as JSON.", rich_help_panel=INSPECT_PANEL)
-    ] = False,
-    calib: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DIR|VIDEO|photos",
-            help="Rainy pictures to calibrate on (pairs in input/ and target/), a video, a recording, "
-            "or 'photos': rain rendered on photographs.",
-            rich_help_panel=INT8_PANEL,
-        ),
-    ] = None,
-    max_drift: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DB",
-            help="Most PSNR to lose against the ground truth. (default: 0.1)",
-            rich_help_panel=INT8_PANEL,
-        ),
-    ] = None,
-    max_tile_drift: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DB", help="The same in any single tile. (default: 0.5)", rich_help_panel=INT8_PANEL
-        ),
-    ] = None,
-    max_mean_shift: Annotated[
-        float | None,
-        typer.Option(
-            metavar="LEVELS",
-            help="Most change of a colour channel's mean. (default: 0.25)",
-            rich_help_panel=INT8_PANEL,
-        ),
-    ] = None,
-    calib_crops: Annotated[
-        int | None,
-        typer.Option(
-            min=2,
-            metavar="N",
-            help="Crops to calibrate on. (default: 128, or what there is)",
-            rich_help_panel=INT8_PANEL,
-        ),
-    ] = None,
-    calib_size: Annotated[
-        int | None,
-        typer.Option(
-            metavar="PIXELS", help="Their side, a multiple of 4. (default: 256)", rich_help_panel=INT8_PANEL
-        ),
-    ] = None,
-    calibrator: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="minmax, percentile, entropy, mse, worst-mse (default), or the best for each tensor.",
-            rich_help_panel=INT8_PANEL,
-        ),
-    ] = None,
-    int8_rest: Annotated[
-        str | None,
-        typer.Option(
-            metavar="fp16|fp32",
-            help="What is not INT8: fp16 for GPUs, fp32 for CPUs. (default: fp16)",
-            rich_help_panel=INT8_PANEL,
-        ),
-    ] = None,
-    allow_overlap: Annotated[
-        bool,
-        typer.Option(
-            "--allow-overlap",
-            help="Calibrate on pictures of the evaluation set too.",
-            rich_help_panel=INT8_PANEL,
-        ),
-    ] = False,
-    name: Annotated[str | None, typer.Option(help="The model's name. (default: the checkpoint's)")] = None,
-    picture: Annotated[
-        Path | None,
-        typer.Option(metavar="PATH", help="Photograph to compare with PyTorch on. (default: a bundled one)"),
-    ] = None,
-    min_psnr: Annotated[
-        float | None,
-        typer.Option(
-            min=0.0,
-            metavar="DB",
-            help="Least PSNR against PyTorch. (default: 60 for fp32, 45 for fp16, 35 for bf16, 35 for int8)",
-        ),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths that were written.")] = False,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=version_printer("sdps-export"), is_eager=True, help="Print the version."
-        ),
-    ] = False,
+    weights: o.Weights = None,
+    out: o.Out = Path(),
+    precision: o.Precision = None,
+    fp16: o.Fp16 = False,
+    bf16: o.Bf16 = False,
+    int8: o.Int8 = False,
+    size: o.Size = None,
+    dynamic: o.Dynamic = False,
+    exit: o.ExitStage = None,
+    exits: o.Exits = None,
+    no_rewrite: o.NoRewrite = False,
+    tile_means: o.TileMeans = False,
+    explain: o.Explain = False,
+    engine: o.Engine = "auto",
+    engine_sizes: o.EngineSizes = None,
+    cameras: o.Cameras = None,
+    workspace: o.Workspace = None,
+    opt_level: o.OptLevel = None,
+    targets: o.Targets = None,
+    timing_cache: o.TimingCache = None,
+    version_compatible: o.VersionCompatible = False,
+    hardware_compatible: o.HardwareCompatible = "",
+    dla: o.Dla = None,
+    strip_weights: o.StripWeights = False,
+    refit: o.Refit = None,
+    rebuild: o.Rebuild = False,
+    arch: o.Arch = None,
+    arch_args: o.ArchArgs = None,
+    mean: o.Mean = None,
+    std: o.Std = None,
+    stride: o.Stride = None,
+    pick: o.Pick = -1,
+    inspect: o.Inspect = None,
+    required: o.Required = None,
+    as_json: o.AsJson = False,
+    calib: o.Calib = None,
+    max_drift: o.MaxDrift = None,
+    max_tile_drift: o.MaxTileDrift = None,
+    max_mean_shift: o.MaxMeanShift = None,
+    calib_crops: o.CalibCrops = None,
+    calib_size: o.CalibSize = None,
+    calibrator: o.Calibrator = None,
+    int8_rest: o.Int8Rest = None,
+    allow_overlap: o.AllowOverlap = False,
+    name: o.Name = None,
+    picture: o.Picture = None,
+    min_psnr: o.MinPsnr = None,
+    quiet: o.Quiet = False,
+    version: o.Version = False,
 ) -> None:
     """Export a checkpoint to one ONNX graph, uint8 picture in, uint8 picture out.
 

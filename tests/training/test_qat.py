@@ -184,10 +184,11 @@ def test_the_costliest_layers_stay_in_floating_point(
 
 
 def test_a_run_that_goes_on_knows_its_layers(
-    weights: Path, photos: list[Image], done: Path, monkeypatch: pytest.MonkeyPatch
+    weights: Path, mapped: Mapped, photos: list[Image], done: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is measured again, so that the run rounds the same layers whatever the machine."""
     monkeypatch.setattr("sdps.training.qat.lifted", None)
+    monkeypatch.setattr("sdps.training.qat.map_checkpoint", lambda *_: mapped)  # traced already
     source, original = PhotoSource(photos), load_original(weights)
     known = RunFolder(done, source, original).ranges()
     assert known is not None
@@ -244,12 +245,19 @@ def test_export_takes_the_ranges_and_says_so(
         (("--preset", "nano"), "brings its own network"),
         (("--from", "sdps-nano"), "brings its own network"),
         (("--precision", "bf16"), "trains in FP32"),
+        (("--int8-share", "0"), "--int8-share"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(weights: Path, arguments: tuple[str, ...], told: str) -> None:
     result = CliRunner().invoke(app, ["--qat", str(weights), *arguments])
     assert result.exit_code == 2
     assert told in result.stderr
+
+
+def test_the_share_in_int8_is_of_fine_tuning_only() -> None:
+    result = CliRunner().invoke(app, ["--preset", "nano", "--int8-share", "0.9"])
+    assert result.exit_code == 2
+    assert "is of --qat only" in result.stderr
 
 
 def test_fine_tuned_weights_are_no_original(done: Path) -> None:
