@@ -1,8 +1,8 @@
 """Global means for OpenVINO, taken in two steps.
 
-Its ReduceMean shares the work among threads by channels, of which maps of full size have eight, and reads
-them at a tenth of the memory's pace; its average pooling shares it by rows. A mean of means of equal windows is
-the mean, but for the order of the sum.
+Its ReduceMean shares the work among threads by channels, of which the largest maps have eight, one vector;
+its average pooling shares it by rows. A mean of means of equal windows is the mean, but for the order of the
+sum.
 """
 
 from __future__ import annotations
