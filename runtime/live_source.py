@@ -10,24 +10,18 @@ from __future__ import annotations
 import random
 import threading
 import time
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from sdps.core.errors import SdpsError, SourceError
 from sdps.core.frame import Frame
 from sdps.runtime.events import Events
+from sdps.runtime.live_clock import Stillness, StreamClock
 from sdps.runtime.stream import Source, SourceRefused, StreamInfo
 
 READER = "sdps-reader"
 MAX_ABANDONED = 4
 """Readers that may hang at once; beyond, the next attempt waits for one to end."""
-
-CREEP = 0.001
-"""Seconds per second by which two clocks may run apart unnoticed."""
-JUMP = 10.0
-"""Seconds by which a stream's clock may disagree with ours before it is taken to have been reset."""
-AHEAD = 0.5
 
 
 @dataclass(frozen=True)
@@ -135,8 +129,8 @@ class LiveSource:
         self._slot: Frame | None = None
         self._failed: SdpsError | None = None
         self._begin = time.monotonic()
-        self._clock = _Clock()
-        self._same = _Same()
+        self._clock = StreamClock()
+        self._same = Stillness()
         self._attempt, self._next_attempt, self._mute = 0, 0.0, 0
         self._left_behind: list[_Reader] = []
         self._info: StreamInfo | None = None
@@ -312,52 +306,3 @@ class LiveSource:
         elif self.is_frozen and seconds == 0:
             self.is_frozen = False
             self.events.emit("moving", f"{self.name} sends new pictures again")
-
-
-class _Clock:
-    """Presentation times that go on across connections, and how far delivery lags behind.
-
-    The lag is the arrival's delay against the stream's own clock, compared with the least seen;
-    the comparison creeps by a thousandth, because no two clocks run alike for days.
-    """
-
-    def __init__(self) -> None:
-        self.lag = 0.0
-        self._least: float | None = None
-        self._offset: float | None = None
-        self._last = -1.0
-        self._seen = 0.0
-
-    def reconnected(self) -> None:
-        self._offset = None
-        self._least = None
-
-    def forget(self) -> None:
-        self.lag, self._least = 0.0, None
-
-    def time(self, stamp: float, arrival: float) -> float:
-        """Seconds since the start, never going back; `stamp` is the connection's own clock."""
-        delay = arrival - stamp
-        if self._offset is None or abs(delay - self._offset) > JUMP:
-            self._offset, self._least = delay, delay
-        if self._least is None:
-            self._least = delay
-        self._least = min(delay, self._least + CREEP * max(0.0, arrival - self._seen))
-        self._seen = arrival
-        self.lag = delay - self._least
-        # A server that sends faster than time passes does not make this clock run ahead.
-        self._last = max(min(stamp + self._offset, arrival + AHEAD), self._last + 0.001)
-        return self._last
-
-
-class _Same:
-    """How long the picture has been the same, judged by one pixel in sixteen."""
-
-    def __init__(self) -> None:
-        self._sum, self._since = -1, 0.0
-
-    def seconds(self, frame: Frame) -> float:
-        now, found = time.monotonic(), zlib.crc32(frame.image[::4, ::4].tobytes())
-        if found != self._sum:
-            self._sum, self._since = found, now
-        return now - self._since
