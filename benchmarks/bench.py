@@ -112,7 +112,7 @@ def run(plan: Plan, progress: Progress = lambda step, done, total: None) -> Repo
             restores,
             on_sample=lambda done: progress("comparing pictures", done, len(pictures)),
         )
-        arithmetic = {c.name: contenders.arithmetic(c) for c in field.contenders}
+        arithmetic = {c.name: contenders.arithmetic(c.backend) for c in field.contenders}
         notes += [f"{name}: {said}." for name, said in arithmetic.items() if said]
     return Report(
         model=manifest.name,

@@ -19,9 +19,8 @@ from sdps.core.spec import Size
 from sdps.core.version import __version__
 from sdps.model.deploy import MEAN, STD
 from sdps.model.psfnet import SDPSFNet
-from sdps.runtime.backends import ENGINES, Backend, open_backend
-from sdps.runtime.backends.base import integers
-from sdps.runtime.bundled import resolve
+from sdps.runtime.backends import Backend, open_backend
+from sdps.runtime.backends.trt import TrtBackend
 
 MACS_SIZE = Size(256, 256)
 """Size that a manifest states its MACs at."""
@@ -83,13 +82,11 @@ class Contender:
         name: Unique, e.g. 'sdps-nano-fp16 on openvino'.
         graph: Its graph's label; empty for the reference.
         backend: What runs it.
-        path: Its file; None for the reference.
     """
 
     name: str
     graph: str
     backend: Backend
-    path: Path | None = None
 
     @property
     def manifest(self) -> GraphManifest:
@@ -139,28 +136,33 @@ def open_all(
                 continue
             stack.enter_context(closing(backend))
             name = f"{label} on {backend.name.removesuffix(':CPU')}"
-            found.setdefault(name, Contender(name, label, backend, resolve(graph)))
+            found.setdefault(name, Contender(name, label, backend))
     if len(found) == 1:
         raise SdpsError(f"No graph could be opened. {notes[0]}")
     return Field(tuple(found.values()), tuple(notes))
 
 
-def arithmetic(contender: Contender) -> str:
+def arithmetic(backend: Backend) -> str:
     """What an INT8 graph is really computed in, in a few words; empty where nobody tells.
 
-    An engine of TensorRT may choose floating-point kernels where the graph asks for integers; its own
-    inspector tells which (untested: it needs the engine's GPU).
+    An engine of TensorRT may choose floating-point kernels where the graph asks for integers. Its own
+    inspector tells of those that it has not fused into kernels without a name (untested: it needs the
+    engine's GPU).
     """
-    path = contender.path
-    if path is None or contender.manifest.precision != "int8" or path.suffix not in ENGINES:
-        return contender.backend.arithmetic()
+    if backend.manifest.precision != "int8" or not isinstance(backend, TrtBackend):
+        return backend.arithmetic()
     from sdps.export.inspection import FROM_INSPECTOR, inspect_file
 
-    found = inspect_file(path)
-    if found.source != FROM_INSPECTOR:
-        return "the engine does not tell whether its kernels are integer"
+    untold = "the engine does not tell how many of its convolutions are in integers"
+    try:
+        found = inspect_file(backend.path)
+    except SdpsError:  # nothing that a finished benchmark should be lost for
+        return untold
     share = found.convolutions.get("int8")
-    return integers(share.count if share else 0, contender.manifest)
+    if found.source != FROM_INSPECTOR or share is None:
+        return untold
+    asked = backend.manifest.int8.get("integer_convolutions", 0)
+    return f"{share.count} of the graph's {asked} INT8 convolutions seen in integers; fused ones are not told"
 
 
 def _try(graph: str, provider: str, threads: int) -> Backend | SdpsError:

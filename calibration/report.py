@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,6 @@ from sdps.calibration.drift import DriftBudget
 from sdps.calibration.sensitivity import Sensitivity
 from sdps.core.artifact import atomic_path, write_bytes, write_json
 from sdps.core.console import need
-
-_UNTRAINED = "it reads or makes a picture, and fine-tuning for INT8 leaves such layers as they are"
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Int8Report:
         calibration_set: The set's manifest.
         settings: How was calibrated.
         notes: What else is worth knowing.
+        reasons: Why a layer is kept that was not measured alone, by its name.
     """
 
     name: str
@@ -41,13 +40,15 @@ class Int8Report:
     calibration_set: dict[str, Any]
     settings: dict[str, Any]
     notes: Sequence[str] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
     def kept(self) -> list[dict[str, Any]]:
         """The layers outside INT8, costliest first, with why."""
         known = {entry.name: entry for entry in self.sensitivities}
         rows: list[dict[str, Any]] = []
         for name in self.chosen.kept:
-            row: dict[str, Any] = {"layer": self.weights[name], "noise_alone": None, "why": _UNTRAINED}
+            why = self.reasons.get(name, "")
+            row: dict[str, Any] = {"layer": self.weights[name], "noise_alone": None, "why": why}
             if entry := known.get(name):
                 row["noise_alone"] = round(entry.noise, 5)
                 row["why"] = (

@@ -198,7 +198,10 @@ def _inspected(data: bytes, sidecar: EngineSidecar) -> list[Layer]:
     if trt.__version__ != sidecar.flavour_version:
         return []
     logger = make_logger(trt)
-    engine = trt.Runtime(logger).deserialize_cuda_engine(data)
+    runtime = trt.Runtime(logger)
+    if sidecar.options.get("version_compatible"):  # such plans bring their own runtime, as code
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(data)
     if engine is None:
         raise EngineError(f"The engine cannot be loaded: {logger.summary()}")
     inspector = engine.create_engine_inspector()

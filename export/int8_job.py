@@ -17,7 +17,7 @@ from torch import nn
 from sdps.calibration.budget import Point, Search
 from sdps.calibration.drift import DriftBudget, Verifier
 from sdps.calibration.frames import CROP, CalibrationSet, build_set
-from sdps.calibration.layers import Layer, find_layers
+from sdps.calibration.layers import Layer, find_layers, picture_facing
 from sdps.calibration.observe import OBSERVER_VERSION, Step
 from sdps.calibration.qdq import infer_types, integer_convolutions
 from sdps.calibration.recipe import Calibrated, Options, calibrate
@@ -89,6 +89,8 @@ _TUNED = (
     "Ranges and weights were trained for INT8 (sdps-train --qat); the drift is against the FP32 weights "
     "that the training began with."
 )
+_FACING = "it reads or makes a picture, and fine-tuning for INT8 leaves such layers as they are"
+_COSTLY = "before the fine-tuning began, it was among the layers that alone cost most for their work"
 
 
 @dataclass(frozen=True)
@@ -174,9 +176,11 @@ def quantise_network(
     if point.used > 1 or not len(point.kept) < len(layers):
         raise refusal(search.points, job.budget, tuned is not None)
     integer = integer_convolutions(graph, macs_by_node(graph))
-    settings, notes = asdict(options), []
+    settings, notes, reasons = asdict(options), [], {}
     if tuned:
         settings, notes = tuned.settings(), [_TUNED]
+        facing = picture_facing(model, layers)
+        reasons = {name: _FACING if name in facing else _COSTLY for name in point.kept}
     summary = {
         "calibration_set": {
             "origin": chosen_set.origin,
@@ -205,6 +209,7 @@ def quantise_network(
         chosen_set.to_json(),
         {**settings, "rest": job.rest},
         (*chosen_set.notes, *notes),
+        reasons,
     )
     return Quantised(graph, report, summary)
 

@@ -210,13 +210,14 @@ def train(
         from sdps.export.screen import progress
         from sdps.training.qat import begin
 
-        say(f"Tracing and calibrating {weights}")
+        known = folder.rounded()
+        say(f"Tracing {weights}" if known else f"Tracing and calibrating {weights}")
         with progress(quiet=not fabric.is_global_zero) as (bar, task):
 
             def step(what: str, done: int, steps: int) -> None:
                 bar.update(task, description=what, completed=done, total=steps or None)
 
-            network = begin(original, weights, source, recipe, folder.ranges(), fabric.device, step)
+            network = begin(original, weights, source, recipe, known, fabric, step)
     else:
         network = _network(given, start)
     if workers is None:

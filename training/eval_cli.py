@@ -102,6 +102,8 @@ def evaluate(
     sets = _held_out(limit) if rainy is None else _folders(rainy, clean, limit)
     with closing(open_restorer(model, provider, device)) as restorer:
         _score(restorer, sets, protocols, out, worst, as_json)
+        if told := restorer.arithmetic():
+            typer.echo(f"{restorer.name}: {told}", err=True)
 
 
 def _folders(rainy: Path, clean: Path | None, limit: int) -> list[PictureSet]:

@@ -8,9 +8,11 @@ settled before (training/lift.py).
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -26,8 +28,11 @@ from sdps.core.frame import Image
 from sdps.export.module_map import Mapped, map_checkpoint
 from sdps.model import SDPSFNet, load_checkpoint
 from sdps.training.data import Source
-from sdps.training.lift import lifted
+from sdps.training.lift import lifted, room_for_lifting
 from sdps.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 PICTURES, SIDE = 48, 128
 """What the first ranges are observed on: so many patches, and their most pixels a side."""
@@ -54,8 +59,8 @@ def begin(
     weights: Path,
     source: Source,
     recipe: Recipe,
-    known: TrainedRanges | None = None,
-    device: torch.device | str = "cpu",
+    known: Mapping[str, float] | None = None,
+    fabric: Fabric | None = None,
     step: Step = lambda *_: None,
 ) -> SDPSFNet:
     """A copy of the network that is trained as INT8 will see it.
@@ -65,8 +70,9 @@ def begin(
         weights: Its file.
         source: The run's pictures.
         recipe: The run's, for its seed, its patches, and the work that is to be INT8.
-        known: Of a run that goes on, whose weights are restored afterwards: the layers that it rounds.
-        device: Where layers are measured alone.
+        known: Of a run that goes on, and whose weights are restored afterwards: the sites that it rounds, by
+            key, with their steps.
+        fabric: Device to measure layers on, and processes that must agree on them; None for this one's CPU.
         step: Told how far it is.
 
     Returns:
@@ -79,18 +85,20 @@ def begin(
     network = copy.deepcopy(original)
     mapped = map_checkpoint(network, weights)
     if known:
-        sites, steps = [site for site in mapped.sites if site.key in known.steps], known.steps
-    else:
-        pictures = _pictures(source, recipe)
-        mapped = _equalise(network, mapped, pictures)
-        options = Options(equalise=False, compensate=False, correct_bias=False)
-        with TemporaryDirectory() as folder:  # other weights every time: nothing to keep the statistics for
-            statistics = Path(folder) / "statistics"
-            calibrated = calibrate(mapped.model, mapped.layers, pictures, options, statistics, step)
-        steps = {site.key: calibrated.quantised[site.layer].scale for site in mapped.sites}
-        out = lifted(network, mapped, steps, source, recipe, device, step)
-        sites = [site for site in mapped.sites if site.layer not in out]
-    attach(network, sites, steps)
+        attach(network, [site for site in mapped.sites if site.key in known], known)
+        return network.requires_grad_()
+    room_for_lifting(mapped, recipe.int8_share)  # refused now, and not after minutes
+    pictures = _pictures(source, recipe)
+    mapped = _equalise(network, mapped, pictures)
+    options = Options(equalise=False, compensate=False, correct_bias=False)
+    with TemporaryDirectory() as folder:  # other weights every time: nothing to keep the statistics for
+        statistics = Path(folder) / "statistics"
+        calibrated = calibrate(mapped.model, mapped.layers, pictures, options, statistics, step)
+    steps = {site.key: calibrated.quantised[site.layer].scale for site in mapped.sites}
+    out = lifted(network, mapped, steps, source, recipe, fabric.device if fabric else "cpu", step)
+    if fabric and fabric.world_size > 1:  # a tie may be decided otherwise on another GPU
+        out = fabric.broadcast(out)
+    attach(network, [site for site in mapped.sites if site.layer not in out], steps)
     return network.requires_grad_()
 
 

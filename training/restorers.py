@@ -36,6 +36,10 @@ class Restorer(Protocol):
         """A whole picture as a user gets it: (H, W, 3) uint8 RGB both."""
         ...
 
+    def arithmetic(self) -> str:
+        """What an INT8 graph that has run was computed in, in a few words; empty if nothing is to be said."""
+        ...
+
     def close(self) -> None: ...
 
 
@@ -66,6 +70,9 @@ class NetworkRestorer:
         result: Image = np.clip(self.tiles(image[None])[0], 0, 255).round().astype(np.uint8)
         return result
 
+    def arithmetic(self) -> str:
+        return ""
+
     def close(self) -> None:
         pass
 
@@ -91,6 +98,9 @@ class BackendRestorer:
 
     def frame(self, image: Image) -> Image:
         return restore(self.backend, image)
+
+    def arithmetic(self) -> str:
+        return self.backend.arithmetic()
 
     def close(self) -> None:
         self.backend.close()

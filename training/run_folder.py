@@ -46,11 +46,22 @@ class RunFolder:
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
 
-    def ranges(self) -> TrainedRanges | None:
-        """Those of a quantisation-aware run that was begun here and can go on."""
-        weights = self.path / "last.safetensors"
-        there = weights.is_file() and (self.path / "last.pt").is_file()
-        return TrainedRanges.read(weights) if there else None
+    def rounded(self) -> dict[str, float] | None:
+        """The sites that a fine-tuning for INT8 begun here rounds, with their steps; None if there is no run.
+
+        Raises:
+            UsageError: another kind of run was begun here.
+            SdpsError: `last.pt` is damaged.
+        """
+        state = self._state()
+        if state is None:
+            return None
+        if not state.get("rounded"):
+            raise UsageError(
+                f"The run in {self.path} is no fine-tuning for INT8, or one of an earlier sdps.",
+                "Give another --out.",
+            )
+        return dict(state["rounded"])
 
     def load(self, trainer: Trainer) -> dict[str, Any]:
         """Restores a run that was begun here; returns what `save` was told, or {} for a new one.
@@ -59,17 +70,10 @@ class RunFolder:
             UsageError: it has other pictures, another network or another recipe.
             SdpsError: `last.pt` is damaged.
         """
-        path = self.path / "last.pt"
-        if not path.is_file():
+        state = self._state()
+        if state is None:
             return {}
-        try:
-            state = torch.load(path, weights_only=True, map_location="cpu")
-            pictures, notes = state["pictures"], state["notes"]
-        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise SdpsError(
-                f"{path} is not a run to go on with ({reason}).", "Give another --out, or remove it."
-            ) from None
+        pictures, notes = state["pictures"], state["notes"]
         if pictures != self.pictures:
             raise UsageError(
                 f"The run in {self.path} trains on {pictures['count']} other pictures ({pictures['name']}).",
@@ -94,7 +98,8 @@ class RunFolder:
     def save(self, trainer: Trainer, notes: dict[str, Any]) -> None:
         """Writes `last`; `notes` are plain values that `load` gives back."""
         with atomic_path(self.path / "last.pt") as temporary:
-            torch.save({**trainer.state(), "pictures": self.pictures, "notes": notes}, temporary)
+            state = {**trainer.state(), "rounded": steps_of(trainer.network)}
+            torch.save({**state, "pictures": self.pictures, "notes": notes}, temporary)
         self.save_weights(trainer, "last")
 
     def save_weights(self, trainer: Trainer, name: str) -> None:
@@ -107,6 +112,21 @@ class RunFolder:
     def log(self, entry: dict[str, Any]) -> None:
         """Appends a line to the log."""
         write_bytes(self.path / "log.jsonl", "".join([*self._log(), json.dumps(entry) + "\n"]).encode())
+
+    def _state(self) -> dict[str, Any] | None:
+        """What `last.pt` holds; None where there is none."""
+        path = self.path / "last.pt"
+        if not path.is_file():
+            return None
+        try:
+            state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+            state["pictures"], state["notes"]
+        except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise SdpsError(
+                f"{path} is not a run to go on with ({reason}).", "Give another --out, or remove it."
+            ) from None
+        return state
 
     def _log(self) -> list[str]:
         path = self.path / "log.jsonl"

@@ -198,8 +198,9 @@ class Trainer:
             UsageError: it is of another network or recipe.
         """
         for part, own in (("config", asdict(self.network.config)), ("recipe", asdict(self.recipe))):
-            if other := {key: value for key, value in own.items() if state[part].get(key, value) != value}:
-                changed = ", ".join(f"{key} {state[part][key]} to {value}" for key, value in other.items())
+            stored = {**asdict(Recipe()), **state[part]} if part == "recipe" else state[part]
+            if other := {key: value for key, value in own.items() if stored.get(key, value) != value}:
+                changed = ", ".join(f"{key} {stored[key]} to {value}" for key, value in other.items())
                 raise UsageError(
                     f"That run cannot go on: its {part} would change ({changed}).",
                     "Give the same options again, or another --out.",
@@ -207,7 +208,7 @@ class Trainer:
         names = dict(self.network.named_parameters()).keys()
         if state["network"].keys() != names:
             raise UsageError(
-                "That run cannot go on: of the two one trains with fake quantisation and one does not.",
+                "That run cannot go on: it rounds other layers than this one, or none.",
                 "Give the same options again, or another --out.",
             )
         with torch.no_grad():

@@ -17,7 +17,7 @@ PROVIDERS = ("auto", "openvino", "cpu", "cuda", "tensorrt", "torch", "identity")
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
 ENGINES = (".engine", ".plan")
 
-__all__ = ["ENGINES", "PROVIDERS", "Backend", "open_backend"]
+__all__ = ["PROVIDERS", "Backend", "open_backend"]
 
 
 def open_backend(

@@ -36,9 +36,10 @@ FLOATING = ("session.disable_quant_qdq", "session.enable_quant_qdq_cleanup")
 class OrtBackend(BlockingBackend):
     """Runs an ONNX graph in ONNX Runtime.
 
-    On the CPU INT8 graphs are computed in floating point, with their rounded weights: it multiplies
+    INT8 graphs are computed in floating point, with their rounded weights: on the CPU it multiplies
     integers only where a Q follows the convolution directly, which graphs with TensorRT's placement
-    hardly have, and is slower with their Q and DQ than without (docs/int8.md).
+    hardly have, and is slower with their Q and DQ than without (docs/int8.md); through CUDA it never
+    does (untested). TensorRT's provider gets them as they are.
 
     Args:
         path: The graph.
@@ -65,7 +66,7 @@ class OrtBackend(BlockingBackend):
         options.log_severity_level = 3  # its warnings speak of its own optimisations
         # It keeps a memory plan for each size that it ever saw: measured +70 MB in 100 sizes, +10 without.
         options.enable_mem_pattern = self.manifest.fixed_size is not None
-        self.rounds_weights_only = device == "cpu" and self.manifest.precision == "int8"
+        self.rounds_weights_only = device != "tensorrt" and self.manifest.precision == "int8"
         if self.rounds_weights_only:
             for entry in FLOATING:
                 options.add_session_config_entry(entry, "1")

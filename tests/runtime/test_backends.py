@@ -19,8 +19,9 @@ from sdps.core.errors import FrameError, ModelError, SdpsError, UsageError
 from sdps.core.frame import Image
 from sdps.model import SDPSFNet, save_checkpoint
 from sdps.runtime.backends import open_backend
+from sdps.runtime.backends.openvino_cpu import OpenVinoBackend
 from sdps.runtime.backends.openvino_means import pool_means
-from sdps.runtime.backends.ort import FLOATING
+from sdps.runtime.backends.ort import FLOATING, OrtBackend
 from sdps.runtime.bundled import bundled_models, resolve
 from sdps.runtime.graph_file import read_graph
 
@@ -76,9 +77,11 @@ def test_integers_are_multiplied_where_it_is_said(tmp_path: Path) -> None:
     graph = resolve("sdps-nano-int8")
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(0, 256, (1, 8, 8, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
-    integer, floating = open_backend(graph, "openvino"), open_backend(graph, "cpu")
+    integer, floating = OpenVinoBackend(graph), OrtBackend(graph)
     difference = integer.run(picture).astype(int) - floating.run(picture)
     assert 0 < np.abs(difference).mean() < 1
+    for entry in FLOATING:
+        assert floating.session.get_session_options().get_session_config_entry(entry) == "1"
     count = integer.manifest.int8["integer_convolutions"]
     assert integer.arithmetic() == f"{count} of the graph's {count} INT8 convolutions in integers"
     assert floating.arithmetic().startswith(f"0 of the graph's {count} INT8 convolutions")
@@ -95,6 +98,16 @@ def test_integers_are_multiplied_where_it_is_said(tmp_path: Path) -> None:
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert "QLinearConv" not in kinds
     assert kinds.count("QuantizeLinear") < 0.05 * count
+
+
+def test_openvino_pools_the_bundled_model() -> None:
+    """The largest maps at least; means of maps that fit into a cache stay as they are."""
+    backend = OpenVinoBackend(resolve("sdps-nano"))
+    for side, pooled in ((256, True), (32, False)):
+        backend.run(np.zeros((1, side, side, 3), np.uint8))
+        compiled = next(reversed(backend.compiled.values())).get_compiled_model()
+        kinds = {str(op.get_rt_info()["layerType"].value) for op in compiled.get_runtime_model().get_ops()}
+        assert ("Pooling" in kinds) == pooled
 
 
 def test_openvino_takes_means_in_two_steps() -> None:

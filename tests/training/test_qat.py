@@ -183,16 +183,51 @@ def test_the_costliest_layers_stay_in_floating_point(
         lifted(network, mapped, steps, PhotoSource(photos), replace(SHORT, int8_share=1.0))
 
 
-def test_a_run_that_goes_on_knows_its_layers(
-    weights: Path, mapped: Mapped, photos: list[Image], done: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_goes_on_with_its_layers(
+    weights: Path,
+    mapped: Mapped,
+    photos: list[Image],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Nothing is measured again, so that the run rounds the same layers whatever the machine."""
-    monkeypatch.setattr("sdps.training.qat.lifted", None)
+    """On nothing but the same; which layers it rounds is not measured again, on whatever machine."""
     monkeypatch.setattr("sdps.training.qat.map_checkpoint", lambda *_: mapped)  # traced already
-    source, original = PhotoSource(photos), load_original(weights)
-    known = RunFolder(done, source, original).ranges()
-    assert known is not None
-    assert steps_of(begin(original, weights, source, SHORT, known)).keys() == known.steps.keys()
+    for i, photo in enumerate(photos):
+        target = tmp_path / "photos" / f"{i}.png"
+        target.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(target), photo)
+    out = tmp_path / "run"
+
+    def run(*more: str) -> tuple[int, str]:
+        arguments = ["--photos", str(tmp_path / "photos"), "--out", str(out), "--patch", "32", "--batch", "2"]
+        given = ["--qat", str(weights), *arguments, "--steps", "2", "--int8-share", "0.8"]
+        result = CliRunner().invoke(app, [*given, *more])
+        return result.exit_code, result.stderr
+
+    code, said = run()
+    assert code == 0, said
+    assert "Tracing and calibrating" in said
+    first = TrainedRanges.read(out / "last.safetensors")
+    monkeypatch.setattr("sdps.training.qat.lifted", None)
+    code, said = run()
+    assert code == 0, said
+    assert "calibrating" not in said
+    assert TrainedRanges.read(out / "last.safetensors") == first
+    code, said = run("--int8-share", "0.5")
+    assert code == 2
+    assert "int8_share 0.8 to 0.5" in said
+    code, said = run("--int8-share", "1", "--out", str(tmp_path / "other"))
+    assert code == 2
+    assert "cannot be INT8" in said
+
+
+def test_what_runs_began_with_before_there_was_an_option(runs: Runs, tmp_path: Path) -> None:
+    """What a stored recipe lacks had its default, and may not be another now."""
+    trainer = runs.trainer()
+    state = trainer.state()
+    del state["recipe"]["int8_share"]
+    with pytest.raises(UsageError, match=r"int8_share 0\.0 to 0\.8"):
+        trainer.restore(state)
 
 
 def test_validation_sees_the_rounding(runs: Runs) -> None:
@@ -229,7 +264,11 @@ def test_export_takes_the_ranges_and_says_so(
         *("stage_in.shallow.conv_in.weight", "stage_in.sam.conv_image.weight", "stage_osr.tail.weight"),
         *("stage_in.sam.conv_attention.weight", "stage_osr.shallow.conv_in.weight"),
     }
-    assert all("trained" in row["why"] or "picture" in row["why"] for row in report["kept"])
+    facing = {row["layer"] for row in report["kept"] if "picture" in row["why"]}
+    assert len(facing) == 5
+    assert all(
+        "cost most for their work" in row["why"] for row in report["kept"] if row["layer"] not in facing
+    )
 
     alone = tmp_path / "alone" / "best.safetensors"
     alone.parent.mkdir()
@@ -265,10 +304,14 @@ def test_fine_tuned_weights_are_no_original(done: Path) -> None:
         load_original(done / "best.safetensors")
 
 
-def test_a_run_goes_on_with_the_same_weights_and_kind_only(runs: Runs, done: Path) -> None:
+def test_a_run_goes_on_with_the_same_weights_and_kind_only(runs: Runs, done: Path, tmp_path: Path) -> None:
     source = PhotoSource(runs.photos)
     other = RunFolder(done, source, SDPSFNet(NET))
     with pytest.raises(UsageError, match="fine-tunes other weights"):
         other.load(runs.trainer())
-    with pytest.raises(UsageError, match="fake quantisation"):
+    with pytest.raises(UsageError, match="rounds other layers"):
         RunFolder(done, source).load(runs.trainer(network=SDPSFNet(NET)))
+    plain = tmp_path / "plain"
+    RunFolder(plain, source).save(Trainer(SDPSFNet(NET), source, SHORT), {})
+    with pytest.raises(UsageError, match="no fine-tuning for INT8"):
+        RunFolder(plain, source, load_original(runs.weights)).rounded()
