@@ -67,6 +67,7 @@ def test_every_module_and_data_file_is_in_the_wheel(wheel: zipfile.ZipFile) -> N
         "runtime/models/sdps-nano.onnx",
         "runtime/models/sdps-nano-int8.onnx",
         "runtime/models/sdps-small.onnx",
+        "runtime/models/sdps-small-int8.onnx",
         "model/weights/sdps-nano.safetensors",
         "model/weights/sdps-small.safetensors",
     ):

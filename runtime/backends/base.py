@@ -85,7 +85,7 @@ def integers(count: int, manifest: GraphManifest) -> str:
     """What `arithmetic` says of an INT8 graph of which so many convolutions are computed in integers."""
     asked = manifest.int8.get("integer_convolutions", 0)
     told = f"{min(count, asked)} of the graph's {asked} INT8 convolutions in integers"
-    return told if count >= asked else f"{told}, the others in floating point with rounded weights"
+    return told if count >= asked else f"{told}, the others in floating point, rounded alike"
 
 
 class BlockingBackend:

@@ -29,17 +29,19 @@ TRT_RANGE = ShapeRange(Size(64, 64), Size(720, 1280), Size(1088, 1920))
 """Sizes of the one engine that the TensorRT provider makes of a dynamic graph; larger pictures are
 tiled. Without it the provider builds again, for minutes, at each size that it has not seen."""
 
-FLOATING = ("session.disable_quant_qdq", "session.enable_quant_qdq_cleanup")
-"""Session options that make it multiply in floating point and drop the Q and DQ of activations."""
+FLOATING = "session.disable_quant_qdq"
+"""The session option that makes it compute Q and DQ as they are written, and multiply in floating point. With
+those of activations dropped (session.enable_quant_qdq_cleanup) it would be as fast as FP32, but they clip as
+well, which a fine-tuned network has learnt to rest on: a tile then lost 2.4 dB (docs/int8.md)."""
 
 
 class OrtBackend(BlockingBackend):
     """Runs an ONNX graph in ONNX Runtime.
 
-    INT8 graphs are computed in floating point, with their rounded weights: on the CPU it multiplies
-    integers only where a Q follows the convolution directly, which graphs with TensorRT's placement
-    hardly have, and is slower with their Q and DQ than without (docs/int8.md); through CUDA it never
-    does (untested). TensorRT's provider gets them as they are.
+    INT8 graphs are computed in floating point, rounded where they say so, as the export verified them: on
+    the CPU it multiplies integers only where a Q follows the convolution directly, which graphs with
+    TensorRT's placement hardly have, gains nothing by it, and saturates without VNNI (docs/int8.md);
+    through CUDA it never does (untested). TensorRT's provider gets them as they are.
 
     Args:
         path: The graph.
@@ -66,10 +68,9 @@ class OrtBackend(BlockingBackend):
         options.log_severity_level = 3  # its warnings speak of its own optimisations
         # It keeps a memory plan for each size that it ever saw: measured +70 MB in 100 sizes, +10 without.
         options.enable_mem_pattern = self.manifest.fixed_size is not None
-        self.rounds_weights_only = device != "tensorrt" and self.manifest.precision == "int8"
-        if self.rounds_weights_only:
-            for entry in FLOATING:
-                options.add_session_config_entry(entry, "1")
+        self.multiplies_floats = device != "tensorrt" and self.manifest.precision == "int8"
+        if self.multiplies_floats:
+            options.add_session_config_entry(FLOATING, "1")
         if device != "cpu":
             self._preload()
         try:
@@ -109,7 +110,7 @@ class OrtBackend(BlockingBackend):
         return restored, found
 
     def arithmetic(self) -> str:
-        return integers(0, self.manifest) if self.rounds_weights_only else ""
+        return integers(0, self.manifest) if self.multiplies_floats else ""
 
     def close(self) -> None:
         self._bound = None

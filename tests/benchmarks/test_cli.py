@@ -124,7 +124,7 @@ def test_it_says_what_an_int8_graph_is_really_computed_in(bench: Bench, tmp_path
     assert slow.arithmetic.startswith("0 of the graph's ")
     count = fast.arithmetic.split()[0]
     assert fast.arithmetic == f"{count} of the graph's {count} INT8 convolutions in integers"
-    assert "rounded weights" in " ".join(printed.split())
+    assert "rounded alike" in " ".join(printed.split())
 
 
 def test_without_graphs_it_exports_fp32_and_fp16_itself(exported: Exported) -> None:

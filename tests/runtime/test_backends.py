@@ -73,15 +73,14 @@ def test_auto_prefers_openvino_without_a_gpu_and_says_why(graph_path: GraphPath)
 
 
 def test_integers_are_multiplied_where_it_is_said(tmp_path: Path) -> None:
-    """OpenVINO computes an INT8 graph in integers; ONNX Runtime would be slower so, and does not."""
+    """OpenVINO computes an INT8 graph in integers; ONNX Runtime would gain nothing so, and does not."""
     graph = resolve("sdps-nano-int8")
     rng = np.random.default_rng(0)
     picture = np.kron(rng.integers(0, 256, (1, 8, 8, 3)), np.ones((1, 8, 8, 1))).astype(np.uint8)
     integer, floating = OpenVinoBackend(graph), OrtBackend(graph)
     difference = integer.run(picture).astype(int) - floating.run(picture)
     assert 0 < np.abs(difference).mean() < 1
-    for entry in FLOATING:
-        assert floating.session.get_session_options().get_session_config_entry(entry) == "1"
+    assert floating.session.get_session_options().get_session_config_entry(FLOATING) == "1"
     count = integer.manifest.int8["integer_convolutions"]
     assert integer.arithmetic() == f"{count} of the graph's {count} INT8 convolutions in integers"
     assert floating.arithmetic().startswith(f"0 of the graph's {count} INT8 convolutions")
@@ -91,13 +90,12 @@ def test_integers_are_multiplied_where_it_is_said(tmp_path: Path) -> None:
 
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    for entry in FLOATING:
-        options.add_session_config_entry(entry, "1")
+    options.add_session_config_entry(FLOATING, "1")
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     ort.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert "QLinearConv" not in kinds
-    assert kinds.count("QuantizeLinear") < 0.05 * count
+    assert kinds.count("QuantizeLinear") > 0, "what is rounded stays rounded"
 
 
 def test_openvino_pools_the_bundled_model() -> None:
