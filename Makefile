@@ -15,7 +15,7 @@ demo: $(VENV)/.runtime
 	@echo "Look at demo/comparison.png and demo/comparison.mp4"
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -23,6 +23,22 @@ from sdps.model.deploy import MEAN, STD
 # Small networks on cores that others use too: two threads waiting for each other take ten times as long.
 torch.set_num_threads(1)
 
+SLOW = (
+    "test_int8_export.py",
+    "test_qat.py",
+    "test_precision.py",
+    "test_rewrite.py",
+    "test_engine.py",
+    "test_qdq.py",
+)
+"""Files of a minute or more; a worker that began one of them last would keep all others waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The slow files first; the Makefile keeps xdist from ordering them by their number of tests."""
+    items.sort(key=lambda item: item.path.name not in SLOW)
+
+
 TINY = SDPSFNetConfig(tau=1, features=8, scale_unet=4, scale_orb=4, cabs=1)
 
 

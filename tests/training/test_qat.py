@@ -6,6 +6,7 @@ import copy
 import json
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -62,15 +63,26 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def first(weights: Path, photos: list[Image]) -> SDPSFNet:
-    """As a run begins: traced, calibrated and rounded once for all tests."""
-    return begin(load_checkpoint(weights), weights, PhotoSource(photos), SHORT)
+@pytest.fixture(scope="module", autouse=True)
+def few_patches() -> Iterator[None]:
+    """Layers of these random networks are ranked on a few patches only."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sdps.training.lift.MOST", 8)
+        yield
 
 
 @pytest.fixture(scope="module")
 def mapped(weights: Path) -> Mapped:
+    """Traced once for all tests."""
     return map_checkpoint(load_checkpoint(weights), weights)
+
+
+@pytest.fixture(scope="module")
+def first(weights: Path, mapped: Mapped, photos: list[Image]) -> SDPSFNet:
+    """As a run begins: calibrated and rounded once for all tests."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sdps.training.qat.map_checkpoint", lambda *_: mapped)
+        return begin(load_checkpoint(weights), weights, PhotoSource(photos), SHORT)
 
 
 class Runs:
