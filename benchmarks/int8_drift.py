@@ -97,7 +97,7 @@ def measure(
     calib_crops: Annotated[int, typer.Option(min=8)] = CROPS,
     bits: Annotated[int, typer.Option(min=7, max=8, help="Of weights that are calibrated.")] = 7,
     seeds: Annotated[
-        list[int], typer.Option("--seed", help="Of the crops' places; several give so many crops.")
+        list[int], typer.Option("--seed", min=0, help="Of the crops' places; several give so many crops.")
     ] = [7],  # noqa: B006
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the figures there (JSON).")] = None,
 ) -> None:

@@ -122,10 +122,9 @@ class RunFolder:
             state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
             state["pictures"], state["notes"]
         except (RuntimeError, pickle.UnpicklingError, EOFError, KeyError, TypeError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise SdpsError(
-                f"{path} is not a run to go on with ({reason}).", "Give another --out, or remove it."
-            ) from None
+                f"{path} is not a run to go on with: it is damaged.", "Give another --out, or remove it."
+            ) from error
         return state
 
     def _log(self) -> list[str]:
