@@ -12,7 +12,7 @@ from sdps.core.manifest import GraphManifest
 from sdps.runtime.backends import Backend, open_backend
 from sdps.runtime.bundled import DEFAULT_MODEL
 from sdps.runtime.context import FrameContext, choose_context
-from sdps.runtime.tiling import begin, unasked_tile
+from sdps.runtime.tiling import begin, restore, unasked_tile
 
 REMEMBERED = 1000
 """Picture sizes whose tiles are remembered."""
@@ -97,7 +97,8 @@ class Derainer:
         Raises:
             FrameError: anything else.
         """
-        return self.begin(rgb)()
+        image = check_image(rgb)
+        return restore(self.backend, image, self._tile(image), self.overlap, self.context)
 
     @property
     def depth(self) -> int:
@@ -107,17 +108,21 @@ class Derainer:
     def begin(self, rgb: Any) -> Callable[[], Image]:
         """Starts on a picture and returns what waits for it, in order and at most `depth` at a time.
 
-        On a GPU the next picture is copied in while this one is computed; elsewhere nothing is gained.
+        More pictures a second than by calling it for one after the other: on a GPU the next is copied in
+        while this one is computed, in OpenVINO each has half of the cores to itself. Each takes longer.
         """
         image = check_image(rgb)
-        tile = self.tile
-        if tile is None:
-            if image.shape not in self._tiles:
-                if len(self._tiles) > REMEMBERED:
-                    self._tiles.clear()
-                self._tiles[image.shape] = unasked_tile(self.backend, *image.shape[:2])
-            tile = self._tiles[image.shape]
-        return begin(self.backend, image, tile, self.overlap, self.context)
+        return begin(self.backend, image, self._tile(image), self.overlap, self.context)
+
+    def _tile(self, image: Image) -> int | None:
+        """The side of the tiles that were asked for, or that suit pictures of this size."""
+        if self.tile is not None:
+            return self.tile
+        if image.shape not in self._tiles:
+            if len(self._tiles) > REMEMBERED:
+                self._tiles.clear()
+            self._tiles[image.shape] = unasked_tile(self.backend, *image.shape[:2])
+        return self._tiles[image.shape]
 
     def usage(self) -> str:
         """What of the model was used for how many frames; empty where there is no choice."""

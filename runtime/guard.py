@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from sdps.core.errors import SdpsError
 from sdps.core.frame import Image
@@ -21,6 +21,7 @@ from sdps.runtime.memory import OutOfMemory, is_out_of_memory, smaller_tiles
 
 MODEL = "sdps-model"
 Derain = Callable[[Image], Image]
+Made = TypeVar("Made")
 FAILURES = 3
 """Failures in a row after which the model is opened anew."""
 FIRST_PATIENCE = 600.0
@@ -51,6 +52,7 @@ class Guard:
         patience: Seconds after which a live frame's inference counts as hung; the model then has a
             thread of its own, which can be left behind.
         reopen: Opens the model anew after it hung or failed repeatedly.
+        ahead: Begin pictures before the one before them is there, where the model can and it is no camera.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Guard:
         events: Events,
         patience: float = 3.0,
         reopen: Callable[[], Derain] | None = None,
+        ahead: bool = True,
     ) -> None:
         self.derain, self.live, self.events = derain, live, events
+        self.ahead = ahead and not live
         self.patience, self.reopen = patience, reopen
         self.passed: Counter[str] = Counter()
         self.restarts = 0
@@ -94,20 +98,21 @@ class Guard:
 
     @property
     def depth(self) -> int:
-        """Pictures of a file that may be begun before the first is waited for; of a camera one."""
-        return 1 if self.live else int(getattr(self.derain, "depth", 1))
+        """Pictures that may be begun before the first is waited for."""
+        return int(getattr(self.derain, "depth", 1)) if self.ahead else 1
 
     def begin(self, image: Image) -> Callable[[], Result]:
         """Starts on a picture, where the model can do so ahead, and returns what gives its result."""
         if self.depth == 1:
             result = self(image)
             return lambda: result
-        started: Any = self.derain
-        begun = time.perf_counter()
-        waiting = started.begin(image)
+        begun, derain = time.perf_counter(), self.derain
+        waiting = self._ahead(lambda: cast(Any, derain).begin(image))
 
         def finish() -> Result:
-            clean = waiting()
+            clean = self._ahead(waiting) if waiting and derain is self.derain else None
+            if clean is None:  # memory ran out, for it or for one before it, and tiles are smaller now
+                clean = self._run(image)
             why = self._doubt.of(image, clean)
             self._count(why)
             return Result(image if why else clean, time.perf_counter() - begun, why)
@@ -127,6 +132,16 @@ class Guard:
                 if isinstance(error, SdpsError) or not is_out_of_memory(error):
                     raise
             self._make_room(image)
+
+    def _ahead(self, step: Callable[[], Made]) -> Made | None:
+        """What a step gives; None if memory ran out, and then the next pictures wait for each other."""
+        try:
+            return step()
+        except Exception as error:
+            if isinstance(error, SdpsError) or not is_out_of_memory(error):
+                raise
+            self.ahead = False
+            return None
 
     def _make_room(self, image: Image) -> None:
         """Smaller tiles, in an engine opened anew: an arena that grew in vain is not given back."""

@@ -75,7 +75,8 @@ class Pipeline:
         depth = 1 if self.live else waiting_frames(source.info.width, source.info.height)
         self.read_queue: queue.Queue[Any] = queue.Queue(depth)
         self.done_queue: queue.Queue[Any] = queue.Queue(depth)
-        self.guard = Guard(derain, self.live, self.events, patience, reopen)
+        several = source.info.frames != 1  # a single picture has the whole machine
+        self.guard = Guard(derain, self.live, self.events, patience, reopen, ahead=several)
         self._last: tuple[Frame, Frame] | None = None
         self._marked_at = 0.0
         self._written_at: deque[float] = deque(maxlen=60)

@@ -51,7 +51,11 @@ def restore(
     Raises:
         UsageError: the tile is no multiple of the stride, or the overlap is larger than half a tile.
     """
-    return begin(backend, image, tile, overlap, context)()
+    height, width = image.shape[:2]
+    cell = _cell(backend, height, width, tile)
+    if height <= cell.height and width <= cell.width:
+        return _uncovered(backend.run(pad(image, cell)[None]), height, width)
+    return _in_tiles(backend, image, cell, overlap, context)
 
 
 def begin(
@@ -63,16 +67,23 @@ def begin(
 ) -> Callable[[], Image]:
     """`restore` in two: starts on a picture, and returns what waits for it.
 
-    With a backend of depth 2 or more the next picture can be begun before this one is waited for. A
-    picture in tiles is finished at once, its tiles in flight among themselves.
+    With a backend of depth 2 or more the next picture can be begun before this one is waited for, and
+    then more pictures a second are restored; each of them may take longer. A picture in tiles is finished
+    at once, its tiles in flight among themselves.
     """
     height, width = image.shape[:2]
-    if tile is None:
-        tile = unasked_tile(backend, height, width)
     cell = _cell(backend, height, width, tile)
     if height <= cell.height and width <= cell.width:
         ticket = backend.submit(pad(image, cell)[None])
-        return lambda: np.ascontiguousarray(backend.result(ticket)[0, :height, :width])
+        return lambda: _uncovered(backend.result(ticket), height, width)
+    restored = _in_tiles(backend, image, cell, overlap, context)
+    return lambda: restored
+
+
+def _in_tiles(
+    backend: Backend, image: Image, cell: Size, overlap: int | None, context: FrameContext | None
+) -> Image:
+    height, width = image.shape[:2]
     if overlap is None:
         overlap = min(default_overlap(backend.manifest), cell.height // 4, cell.width // 4)
     cut = [side for side, length in ((cell.height, height), (cell.width, width)) if length > side]
@@ -82,10 +93,13 @@ def begin(
         )
     grid = Grid(image, cell, overlap)
     if context is None:
-        restored = grid.join(_in_flight(backend, grid.parts()))
-    else:
-        restored = context.restore(backend, grid)
-    return lambda: restored
+        return grid.join(_in_flight(backend, grid.parts()))
+    return context.restore(backend, grid)
+
+
+def _uncovered(batch: Image, height: int, width: int) -> Image:
+    """The one picture of a batch without its padding."""
+    return np.ascontiguousarray(batch[0, :height, :width])
 
 
 def unasked_tile(backend: Backend, height: int, width: int) -> int | None:
@@ -122,6 +136,8 @@ def default_overlap(manifest: GraphManifest) -> int:
 def _cell(backend: Backend, height: int, width: int, tile: int | None) -> Size:
     """The one size that the backend is given: that of the padded picture, or of a tile."""
     manifest = backend.manifest
+    if tile is None:
+        tile = unasked_tile(backend, height, width)
     if manifest.fixed_size is not None:
         return manifest.fixed_size
     stride = manifest.stride

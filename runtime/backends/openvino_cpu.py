@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 from sdps.core.console import need
 from sdps.core.errors import ModelError
 from sdps.core.frame import Image
+from sdps.core.machine import cpu
 from sdps.core.manifest import INPUT, OUTPUT
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
 from sdps.runtime.backends.base import BlockingBackend, integers
@@ -20,12 +22,36 @@ from sdps.runtime.graph_file import read_graph
 KEPT_SIZES = 4
 """Compiled sizes of a dynamic graph that are kept; each costs memory for its activations."""
 
+STREAMS = 2
+"""Pictures in flight, each on its share of the cores. All cores on one picture after the other restore
+fewer a second, as their threads wait for one another at every layer (docs/performance.md). Each picture takes
+as much memory as one alone, so there are no more of them where there are more cores."""
+
 INTEGERS = ("i8", "u8")
 """How OpenVINO names what an integer kernel reads."""
 
 
+@dataclass
+class _Network:
+    """The graph compiled for one size; `free` are the requests that nothing is in flight in."""
+
+    compiled: Any
+    free: list[Any] = field(default_factory=list)
+
+    def request(self) -> Any:
+        return self.free.pop() if self.free else self.compiled.create_infer_request()
+
+
+@dataclass(frozen=True)
+class _Ticket:
+    network: _Network
+    request: Any
+
+
 class OpenVinoBackend(BlockingBackend):
     """Runs an ONNX graph in OpenVINO, compiled anew for each picture size (under a second).
+
+    A picture that is waited for has all cores. Of those that are begun ahead (`submit`) two run at a time.
 
     Args:
         path: The graph.
@@ -43,11 +69,12 @@ class OpenVinoBackend(BlockingBackend):
         self.options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             self.options["INFERENCE_NUM_THREADS"] = threads
+        self.depth = min(STREAMS, threads or cpu().usable)
         try:
             self.model = self.core.read_model(model=data)
         except Exception as error:
             raise ModelError(f"OpenVINO cannot load {path}: {str(error).splitlines()[0]}") from error
-        self.compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self.compiled: OrderedDict[tuple[int, ...], _Network] = OrderedDict()
         self.name, self.reason = "openvino:CPU", reason
 
     def run(self, batch: Image) -> Image:
@@ -57,34 +84,56 @@ class OpenVinoBackend(BlockingBackend):
         restored, found = self._infer(batch, means)
         return restored, found.reshape(-1)
 
+    def submit(self, batch: Image) -> Any:
+        if self.depth == 1:
+            return super().submit(batch)
+        network = self._network(batch.shape, self.depth)
+        request = network.request()
+        request.start_async(self._fed(batch, None))  # of which it makes a copy
+        return _Ticket(network, request)
+
+    def result(self, ticket: Any) -> Image:
+        if not isinstance(ticket, _Ticket):
+            return super().result(ticket)
+        ticket.request.wait()
+        restored = np.array(ticket.request.get_tensor(OUTPUT).data)
+        ticket.network.free.append(ticket.request)
+        return restored
+
+    def arithmetic(self) -> str:
+        if self.manifest.precision != "int8" or not self.compiled:
+            return ""
+        operations = next(reversed(self.compiled.values())).compiled.get_runtime_model().get_ops()
+        facts = [operation.get_rt_info() for operation in operations]
+        convolutions = [f["runtimePrecision"].value for f in facts if "onvolution" in f["layerType"].value]
+        return integers(sum(precision in INTEGERS for precision in convolutions), self.manifest)
+
+    def close(self) -> None:
+        self.compiled.clear()
+
     def _infer(self, batch: Image, means: Means | None) -> tuple[Image, Means]:
         """Pictures restored, and the means of a graph that tells them (of others none)."""
-        fed: dict[str, Any] = {INPUT: batch}
-        if count := self.manifest.tile_means:
-            fed[MEANS_INPUT] = means_input(count, means)
-        result = self._request(batch.shape).infer(fed, share_inputs=True)
-        found = np.array(result[MEANS_OUTPUT]) if count else np.empty(0, np.float32)
+        network = self._network(batch.shape, 1)
+        request = network.request()
+        result = request.infer(self._fed(batch, means), share_inputs=True)
+        network.free.append(request)
+        found = np.array(result[MEANS_OUTPUT]) if self.manifest.tile_means else np.empty(0, np.float32)
         return np.array(result[OUTPUT]), found
 
-    def _request(self, shape: tuple[int, ...]) -> Any:
-        if shape not in self.compiled:
+    def _fed(self, batch: Image, means: Means | None) -> dict[str, Any]:
+        count = self.manifest.tile_means
+        return {INPUT: batch, MEANS_INPUT: means_input(count, means)} if count else {INPUT: batch}
+
+    def _network(self, shape: tuple[int, ...], streams: int) -> _Network:
+        key = (*shape, streams)
+        if key not in self.compiled:
             model = self.model.clone()
             if model.input(INPUT).get_partial_shape().is_dynamic:
                 model.reshape({INPUT: list(shape)})
             pool_means(model)
             while len(self.compiled) >= KEPT_SIZES:
                 self.compiled.popitem(last=False)
-            self.compiled[shape] = self.core.compile_model(model, "CPU", self.options).create_infer_request()
-        self.compiled.move_to_end(shape)
-        return self.compiled[shape]
-
-    def arithmetic(self) -> str:
-        if self.manifest.precision != "int8" or not self.compiled:
-            return ""
-        network = next(reversed(self.compiled.values())).get_compiled_model().get_runtime_model()
-        facts = [operation.get_rt_info() for operation in network.get_ops()]
-        convolutions = [f["runtimePrecision"].value for f in facts if "onvolution" in f["layerType"].value]
-        return integers(sum(precision in INTEGERS for precision in convolutions), self.manifest)
-
-    def close(self) -> None:
-        self.compiled.clear()
+            options = self.options | ({"NUM_STREAMS": streams} if streams > 1 else {})
+            self.compiled[key] = _Network(self.core.compile_model(model, "CPU", options))
+        self.compiled.move_to_end(key)
+        return self.compiled[key]

@@ -98,12 +98,34 @@ def test_integers_are_multiplied_where_it_is_said(tmp_path: Path) -> None:
     assert kinds.count("QuantizeLinear") > 0, "what is rounded stays rounded"
 
 
+def test_openvino_restores_two_pictures_at_a_time(graph_path: GraphPath, picture: MakePicture) -> None:
+    """Begun ahead they come out as one after the other, in order, whatever their sizes; each is a copy."""
+    with Derainer.load(graph_path(), "openvino", threads=2) as derainer:
+        assert derainer.depth == 2
+        pictures = [np.roll(picture(*size), i, axis=1) for i in range(3) for size in ((64, 96), (40, 44))]
+        waiting = []
+        for image in pictures:
+            lent = image.copy()
+            waiting.append(derainer.begin(lent))
+            lent[:] = 0  # the caller's to change
+        restored = [finish() for finish in waiting]
+        for image, result in zip(pictures, restored, strict=True):
+            assert np.abs(result.astype(int) - derainer(image)).max() <= 1
+        restored[0][:] = 0
+        assert derainer.begin(pictures[0])().any()
+        tiled = Derainer(derainer.backend, tile=64, overlap=16)
+        assert np.array_equal(tiled.begin(pictures[0])(), tiled(pictures[0]))
+    with Derainer.load(graph_path(), "openvino", threads=1) as alone:
+        assert alone.depth == 1
+        assert np.array_equal(alone.begin(pictures[0])(), alone(pictures[0]))
+
+
 def test_openvino_pools_the_bundled_model() -> None:
     """The largest maps at least; means of maps that fit into a cache stay as they are."""
     backend = OpenVinoBackend(resolve("sdps-nano"))
     for side, pooled in ((256, True), (32, False)):
         backend.run(np.zeros((1, side, side, 3), np.uint8))
-        compiled = next(reversed(backend.compiled.values())).get_compiled_model()
+        compiled = next(reversed(backend.compiled.values())).compiled
         kinds = {str(op.get_rt_info()["layerType"].value) for op in compiled.get_runtime_model().get_ops()}
         assert ("Pooling" in kinds) == pooled
 

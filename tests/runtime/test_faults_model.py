@@ -170,6 +170,52 @@ def test_fault_35_out_of_memory_means_smaller_tiles_from_then_on(picture: MakePi
     assert len(said) == 2, "the next frame begins with what fitted"
 
 
+class Ahead(SmallMemory):
+    """Of which two pictures may be in flight; that its memory is short shows where they are waited for."""
+
+    depth = 2
+
+    def submit(self, batch: Image) -> Image:
+        return batch
+
+    def result(self, ticket: Image) -> Image:
+        return self.run(ticket)
+
+
+def test_fault_35_out_of_memory_with_pictures_in_flight_loses_none(picture: MakePicture) -> None:
+    events, said = Events(), []
+    events.listen(said.append)
+    pictures = [np.roll(picture(400, 600), i, axis=0) for i in range(5)]
+    opened = [Derainer(Ahead(pixels), overlap=100) for pixels in (200 * 200, 400 * 600)]
+    for guard in (
+        Guard(opened[0], live=False, events=events),
+        Guard(Derainer(Ahead(200 * 200)), live=False, events=events, reopen=lambda: opened[1]),
+    ):
+        waiting = [guard.begin(image) for image in pictures[:2]]
+        restored = [waiting.pop(0)().image]
+        assert guard.depth == 1, "where there was room for none, there is none for two"
+        waiting += [guard.begin(image) for image in pictures[2:]]
+        restored += [finish().image for finish in waiting]
+        assert all(np.array_equal(a, b) for a, b in zip(restored, pictures, strict=True))
+    assert [e.values["tile"] for e in said] == [300, 148, 300]
+
+
+def test_only_pictures_that_others_follow_are_begun_ahead(picture: MakePicture) -> None:
+    class Counting(Ahead):
+        ahead = 0
+
+        def submit(self, batch: Image) -> Image:
+            self.ahead += 1
+            return batch
+
+    backend = Counting(10**6)
+    for several, ahead in ((False, 0), (True, 1)):
+        guard = Guard(Derainer(backend), live=False, events=Events(), ahead=several)
+        assert np.array_equal(guard.begin(picture(40, 60))().image, picture(40, 60))
+        assert (guard.depth, backend.ahead) == (1 + ahead, ahead)
+    assert Guard(Derainer(backend), live=True, events=Events()).depth == 1
+
+
 def test_fault_35_without_memory_for_the_smallest_tile_the_error_is_clear(picture: MakePicture) -> None:
     for live in (False, True):
         with pytest.raises(EngineError, match="not enough memory, not even for tiles"):
@@ -187,6 +233,8 @@ def test_fault_35_without_memory_for_the_smallest_tile_the_error_is_clear(pictur
         ("std::bad_alloc", True),
         ("cudaErrorMemoryAllocation", True),
         ("[CPU] Can not allocate 12 bytes", True),
+        ("Exception from src/inference/src/dev/plugin.cpp:54:\ncan't alloc", True),
+        ("std::future_error: Broken promise", True),
         ("Got invalid dimensions for input: image", False),
         ("CUDA error 700: an illegal memory access was encountered", False),
     ],
