@@ -81,7 +81,10 @@ def _measurement(row: dict[str, Any]) -> Measurement:
         samples_ns=tuple(row["samples_ns"]),
         drift=_drift(row["drift"]),
         truth=_truth(row["truth"]),
-        arithmetic=row.get("arithmetic", ""),  # reports before it was told stay readable
+        # Reports from before these were told stay readable.
+        arithmetic=row.get("arithmetic", ""),
+        depth=row.get("depth", 1),
+        ahead_ns=tuple(row.get("ahead_ns", ())),
     )
 
 

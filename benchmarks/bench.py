@@ -14,6 +14,7 @@ from sdps.benchmarks.contenders import Contender
 from sdps.benchmarks.environment import Environment
 from sdps.benchmarks.macs import stage_costs
 from sdps.benchmarks.measurement import REFERENCE, Measurement, Report
+from sdps.benchmarks.throughput import restore_ahead
 from sdps.benchmarks.timing import ROUNDS, Timing, interleave
 from sdps.core.artifact import sha256_of
 from sdps.core.console import need
@@ -23,10 +24,12 @@ from sdps.core.samples import PICTURE, sample
 from sdps.core.spec import Size
 from sdps.model.checkpoint import load_checkpoint
 from sdps.model.zoo import find_weights
-from sdps.runtime.tiling import restore
+from sdps.runtime.tiling import begin, restore
 
 DEFAULT_SIZE = Size(256, 256)
 WARMUP = 2
+AHEAD, BURST = ", begun ahead", 4
+"""Pictures of which each is begun before the one before it is there, in one sample of such."""
 CPU = ":CPU"
 """How the names of backends end that run on the CPU."""
 
@@ -92,8 +95,16 @@ def run(plan: Plan, progress: Progress = lambda step, done, total: None) -> Repo
 
         picture = quality.cut(quality.read_picture(pictures[0]), size)
         total = plan.rounds or (ROUNDS if plan.budget_s is None else None)
+        ways: dict[str, Callable[[], object]] = {
+            name: partial(call, picture) for name, call in restores.items()
+        }
+        for c in field.contenders:
+            if (depth := c.backend.depth) > 1:
+                ways[c.name + AHEAD] = partial(
+                    restore_ahead, partial(begin, c.backend), depth, [picture] * BURST
+                )
         samples = interleave(
-            {name: partial(call, picture) for name, call in restores.items()},
+            ways,
             rounds=plan.rounds,
             budget_s=plan.budget_s,
             warmup=WARMUP,
@@ -133,6 +144,8 @@ def run(plan: Plan, progress: Progress = lambda step, done, total: None) -> Repo
                 drift=assessment.drift.get(c.name),
                 truth=assessment.truth.get(c.name),
                 arithmetic=arithmetic[c.name],
+                depth=c.backend.depth,
+                ahead_ns=tuple(ns // BURST for ns in samples.get(c.name + AHEAD, ())),
             )
             for c in field.contenders
         ),

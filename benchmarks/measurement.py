@@ -94,6 +94,8 @@ class Measurement:
         samples_ns: Raw durations in nanoseconds, one per round, in order of rounds.
         drift: Against the reference; None for the reference itself.
         truth: Against ground truth, where that was given.
+        depth: Pictures of a file that its engine has in flight at a time.
+        ahead_ns: Nanoseconds a picture with so many in flight, one per round; none where that is one.
     """
 
     contender: str
@@ -105,10 +107,18 @@ class Measurement:
     drift: Drift | None = None
     truth: Truth | None = None
     arithmetic: str = ""
+    depth: int = 1
+    ahead_ns: tuple[int, ...] = ()
 
     @property
     def latency(self) -> Latency:
         return summarise(self.samples_ns)
+
+    @property
+    def per_second(self) -> tuple[float, float | None]:
+        """Pictures a second, one after the other and as many in flight as there may be; medians."""
+        ahead = 1000 / summarise(self.ahead_ns).p50_ms if self.ahead_ns else None
+        return 1000 / self.latency.p50_ms, ahead
 
 
 @dataclass(frozen=True)

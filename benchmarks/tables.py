@@ -98,15 +98,18 @@ def _latency(report: Report) -> Grid:
         latency, ratio = m.latency, report.ratio(m)
         times = (latency.p50_ms, latency.p90_ms, latency.p99_ms, latency.max_ms)
         speed = "1" if m is report.reference else f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
-        rows.append((m.contender, *(_ms(t) for t in times), speed, f"{1000 / latency.p50_ms:.3g}"))
+        alone, ahead = m.per_second
+        rates = f"{alone:.3g}", f"{ahead:.3g} ({m.depth})" if ahead else "-"
+        rows.append((m.contender, *(_ms(t) for t in times), speed, *rates))
     timing = report.timing
     asked = "" if timing.rounds >= 100 else f" p99 needs 100 rounds, p90 needs 10; these are {timing.rounds}."
     return Grid(
         f"Latency at {report.size}, milliseconds",
-        ("contender", "p50", "p90", "p99", "max", "x PyTorch", "images/s"),
+        ("contender", "p50", "p90", "p99", "max", "x PyTorch", "images/s", "of a file"),
         rows,
         f"{_count(timing.rounds, 'round')} in turns, {_count(timing.threads, 'thread')} each. x PyTorch: "
-        f"median over rounds of PyTorch's time / the contender's, with its 95 % interval.{asked}",
+        "median over rounds of PyTorch's time / the contender's, with its 95 % interval. Of a file: images/s "
+        f"with so many (in brackets) in flight, where the engine has more than one.{asked}",
     )
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +19,7 @@ from sdps.core.frame import Image
 from sdps.core.samples import PICTURE, sample
 from sdps.core.spec import Size
 from sdps.runtime.color import ColorSpec, to_yuv
+from sdps.runtime.derainer import Derainer
 
 Derain = Callable[[Image], Image]
 
@@ -48,6 +50,18 @@ class Throughput:
         decoding and encoding, however well they overlap."""
         both = self.engine_cpu_s + self.copy_cpu_s
         return self.engine_cpu_s / both if both else 1.0
+
+
+def restore_ahead(
+    begin: Callable[[Image], Callable[[], Image]], depth: int, pictures: Iterable[Image]
+) -> list[Image]:
+    """Restores pictures as the frames of a file are: `depth` of them begun before the first is waited for."""
+    restored, waiting = [], deque[Callable[[], Image]]()
+    for picture in pictures:
+        if len(waiting) == depth:
+            restored.append(waiting.popleft()())
+        waiting.append(begin(picture))
+    return [*restored, *(finish() for finish in waiting)]
 
 
 class Waiting:
@@ -92,8 +106,11 @@ def measure_throughput(
         source.close()
 
         def alone() -> None:
-            for picture in pictures:
-                derain(picture)
+            if isinstance(derain, Derainer):
+                restore_ahead(derain.begin, derain.depth, pictures)
+            else:
+                for picture in pictures:
+                    derain(picture)
 
         def through(model: Callable[[Image], Image]) -> None:
             source = open_source(str(clip))

@@ -292,6 +292,7 @@ class Pipeline:
         self.summary.restarts = self.guard.restarts
         self.summary.reconnects = getattr(self.source, "reconnects", 0)
         self.summary.recoveries = list(getattr(self.source, "recoveries", []))
+        self.summary.in_flight = max(self.summary.in_flight, self.guard.depth)
         self.summary.failed_sinks = list(getattr(self.sink, "failed", []))
 
     def _guard(self, work: Callable[[], None], out: queue.Queue[Any]) -> None:

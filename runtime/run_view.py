@@ -106,7 +106,8 @@ def sentence(summary: Summary, sink: Sink) -> str:
     parts = [
         f"{count} to {sink.place}",
         f"{summary.fps:.1f} frames/s, model p50 {summary.latency_ms(50):.0f} ms"
-        f" p90 {summary.latency_ms(90):.0f} ms",
+        f" p90 {summary.latency_ms(90):.0f} ms"
+        + (f" with {summary.in_flight} at a time" if summary.in_flight > 1 else ""),
         "source to sink " + " ".join(f"p{p} {summary.through_ms(p):.0f}" for p in (50, 95, 99)) + " ms",
     ]
     for count_of, text in (

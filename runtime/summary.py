@@ -27,6 +27,7 @@ class Summary:
         restarts: Times that the model was opened anew.
         seconds: How long it ran.
         complete: Whether it came to the source's end.
+        in_flight: Frames that are in the model at a time.
         inference: Time in the model per frame, of the newest frames.
         latency: Time from decoding (or the camera's driver) to the sink's acceptance, of the newest.
         recoveries: Time from a source's last frame before a loss to the first one after.
@@ -43,6 +44,7 @@ class Summary:
     restarts: int = 0
     seconds: float = 0.0
     complete: bool = True
+    in_flight: int = 1
     inference: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     latency: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     recoveries: list[float] = field(default_factory=list)
@@ -76,6 +78,7 @@ class Summary:
             "seconds": round(self.seconds, 3),
             "fps": round(self.fps, 2),
             "complete": self.complete,
+            "in_flight": self.in_flight,
             "model_ms": {f"p{p}": round(self.latency_ms(p), 2) for p in percents},
             "latency_ms": {f"p{p}": round(self.through_ms(p), 2) for p in percents},
             "recovery_s": {f"p{p}": round(_percentile(self.recoveries, p), 3) for p in percents},

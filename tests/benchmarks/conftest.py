@@ -45,6 +45,8 @@ def report() -> Report:
                 tuple(t // 2 for t in times),
                 same,
                 Truth(30.0, 0.9),
+                depth=2,
+                ahead_ns=tuple(2 * t // 5 for t in times),
             ),
             Measurement(
                 "net-int8 on cpu",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,17 @@ from sdps.core.errors import ModelError
 def test_a_report_comes_back_equal(report: Report, tmp_path: Path) -> None:
     path, _ = write(report, tmp_path)
     assert load_report(path) == report
+
+
+def test_reports_of_before_stay_readable(report: Report, tmp_path: Path) -> None:
+    value = to_json(report)
+    for row in value["measurements"]:
+        for key in ("arithmetic", "depth", "ahead_ns"):
+            del row[key]
+    path = tmp_path / "report.json"
+    path.write_text(json.dumps(value))
+    measurements = tuple(replace(m, arithmetic="", depth=1, ahead_ns=()) for m in report.measurements)
+    assert load_report(path) == replace(report, measurements=measurements)
 
 
 def test_json_is_strict_and_holds_raw_samples_and_summaries(report: Report) -> None:

@@ -67,7 +67,7 @@ def bench(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     monkeypatch.setenv("COLUMNS", "100")
 
     def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["sdps-bench", *map(str, arguments), "--threads", "1"])
+        monkeypatch.setattr(sys, "argv", ["sdps-bench", "--threads", "1", *map(str, arguments)])
         with pytest.raises(SystemExit) as stopped:
             main()
         captured = capsys.readouterr()
@@ -116,12 +116,14 @@ def test_given_graphs_are_measured_on_the_providers_asked_for(
 def test_it_says_what_an_int8_graph_is_really_computed_in(bench: Bench, tmp_path: Path) -> None:
     code, printed, said = bench(
         "sdps-nano", "--graph", "sdps-nano-int8", "--provider", "cpu", "--provider", "openvino",
-        "--size", "64x64", "--rounds", 1, "--out", tmp_path / "out",
+        "--size", "64x64", "--rounds", 1, "--threads", 2, "--out", tmp_path / "out",
     )  # fmt: skip
     assert code == 0, said
     reference, slow, fast = load_report(tmp_path / "out" / "report.json").measurements
     assert reference.arithmetic == ""
     assert slow.arithmetic.startswith("0 of the graph's ")
+    assert [len(m.ahead_ns) for m in (reference, slow, fast)] == [0, 0, 1]
+    assert "(2)" in printed, "OpenVINO has two pictures of a file in flight"
     count = fast.arithmetic.split()[0]
     assert fast.arithmetic == f"{count} of the graph's {count} INT8 convolutions in integers"
     assert "rounded alike" in " ".join(printed.split())

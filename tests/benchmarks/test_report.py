@@ -47,6 +47,11 @@ def test_markdown_reads_back(report: Report) -> None:
     latency = tables["Latency at 256x256, milliseconds"]
     assert [row["p50"] for row in latency] == ["103.0", "51.5", "103.0"]
     assert latency[1]["x PyTorch"] == "2.00 (2.00-2.00)"
+    assert [(row["images/s"], row["of a file"]) for row in latency] == [
+        ("9.71", "-"),
+        ("19.4", "24.3 (2)"),
+        ("9.71", "-"),
+    ]
     truth = {row["picture"]: row["PSNR dB"] for row in tables["Against ground truth"]}
     assert truth == {
         "rainy input": "equal",

@@ -16,8 +16,10 @@ import cv2
 import numpy as np
 import pytest
 
+from sdps import Derainer
 from sdps.core.errors import SdpsError, SinkError, SourceError
 from sdps.core.frame import Frame, Image
+from sdps.core.samples import PICTURE, sample
 from sdps.runtime.camera_source import CameraSource
 from sdps.runtime.compare import compose, sweep
 from sdps.runtime.pipeline import WAITING, Pipeline, waiting_frames
@@ -291,3 +293,26 @@ def test_frames_beyond_4k_make_a_film(tmp_path: Path) -> None:
     source.close()
     assert [round(frame.image.mean()) for frame in frames] == [40, 120, 200]
     assert np.allclose([frame.time for frame in frames], [0, 0.04, 0.08])
+
+
+def test_of_a_file_two_frames_are_in_the_engine_and_come_out_in_order(
+    graph_path: Callable[..., Path], make_video: MakeVideo
+) -> None:
+    video, images = make_video(times=9), list[Image]()
+    with Derainer.load(graph_path(), "openvino", threads=2) as derainer:
+        source = open_source(str(video))
+        alone = [derainer(frame.image) for frame in source]
+        source.close()
+
+        class Keeping(NullSink):
+            def write(self, rainy: Frame, clean: Frame) -> bool:
+                images.append(clean.image)
+                return True
+
+        summary = Pipeline(open_source(str(video)), derainer, Keeping()).run()
+        picture = str(sample(PICTURE))
+        assert Pipeline(open_source(picture), derainer, NullSink()).run().in_flight == 1
+    assert summary.in_flight == 2 and summary.complete
+    assert len(images) == len(alone) == 9
+    for one, other in zip(images, alone, strict=True):
+        assert np.abs(one.astype(int) - other).max() <= 1
