@@ -28,8 +28,8 @@ from sdps.runtime.tiling import begin, restore
 
 DEFAULT_SIZE = Size(256, 256)
 WARMUP = 2
-AHEAD, BURST = ", begun ahead", 4
-"""Pictures of which each is begun before the one before it is there, in one sample of such."""
+BURST = 8
+"""Frames of a file in one sample, as many in flight as the engine holds; so many times fewer samples."""
 CPU = ":CPU"
 """How the names of backends end that run on the CPU."""
 
@@ -95,22 +95,22 @@ def run(plan: Plan, progress: Progress = lambda step, done, total: None) -> Repo
 
         picture = quality.cut(quality.read_picture(pictures[0]), size)
         total = plan.rounds or (ROUNDS if plan.budget_s is None else None)
-        ways: dict[str, Callable[[], object]] = {
-            name: partial(call, picture) for name, call in restores.items()
-        }
-        for c in field.contenders:
-            if (depth := c.backend.depth) > 1:
-                ways[c.name + AHEAD] = partial(
-                    restore_ahead, partial(begin, c.backend), depth, [picture] * BURST
-                )
         samples = interleave(
-            ways,
+            {name: partial(call, picture) for name, call in restores.items()},
             rounds=plan.rounds,
             budget_s=plan.budget_s,
             warmup=WARMUP,
             seed=plan.seed,
             on_round=lambda done: progress("timing", done, total),
         )
+
+        bursts = {
+            c.name: partial(restore_ahead, partial(begin, c.backend), c.backend.depth, [picture] * BURST)
+            for c in field.contenders
+            if c.backend.depth > 1
+        }
+        few = max(1, len(samples[REFERENCE]) // BURST)
+        ahead = interleave(bursts, rounds=few, warmup=1, seed=plan.seed) if bursts else {}
 
         window = size if fixed or plan.pictures is None else None
         if fixed and plan.pictures:
@@ -145,7 +145,7 @@ def run(plan: Plan, progress: Progress = lambda step, done, total: None) -> Repo
                 truth=assessment.truth.get(c.name),
                 arithmetic=arithmetic[c.name],
                 depth=c.backend.depth,
-                ahead_ns=tuple(ns // BURST for ns in samples.get(c.name + AHEAD, ())),
+                ahead_ns=tuple(ns // BURST for ns in ahead.get(c.name, ())),
             )
             for c in field.contenders
         ),

@@ -115,6 +115,11 @@ class Measurement:
         return summarise(self.samples_ns)
 
     @property
+    def stable(self) -> bool:
+        """Whether its samples agree, those with several pictures in flight as well."""
+        return self.latency.stable and (not self.ahead_ns or summarise(self.ahead_ns).stable)
+
+    @property
     def per_second(self) -> tuple[float, float | None]:
         """Pictures a second, one after the other and as many in flight as there may be; medians."""
         ahead = 1000 / summarise(self.ahead_ns).p50_ms if self.ahead_ns else None

@@ -55,7 +55,7 @@ def notes(report: Report) -> list[str]:
             "another and suffer most from that, which flatters the graphs: measure on a quiet machine, or "
             "with --threads 1."
         )
-    if shaky := [m.contender for m in report.measurements if not m.latency.stable]:
+    if shaky := [m.contender for m in report.measurements if not m.stable]:
         lines.append(f"Unstable (interquartile range over 10 % of the median): {', '.join(shaky)}.")
     return [*lines, *report.notes]
 

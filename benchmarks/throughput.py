@@ -106,7 +106,7 @@ def measure_throughput(
         source.close()
 
         def alone() -> None:
-            if isinstance(derain, Derainer):
+            if isinstance(derain, Derainer) and derain.depth > 1:
                 restore_ahead(derain.begin, derain.depth, pictures)
             else:
                 for picture in pictures:

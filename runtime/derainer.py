@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from sdps.core.manifest import GraphManifest
 from sdps.runtime.backends import Backend, open_backend
 from sdps.runtime.bundled import DEFAULT_MODEL
 from sdps.runtime.context import FrameContext, choose_context
-from sdps.runtime.tiling import begin, restore, unasked_tile
+from sdps.runtime.tiling import Begun, begin, restore, unasked_tile
 
 REMEMBERED = 1000
 """Picture sizes whose tiles are remembered."""
@@ -105,7 +104,7 @@ class Derainer:
         """Pictures that may be begun before the first is waited for."""
         return self.backend.depth
 
-    def begin(self, rgb: Any) -> Callable[[], Image]:
+    def begin(self, rgb: Any) -> Begun:
         """Starts on a picture and returns what waits for it, in order and at most `depth` at a time.
 
         More pictures a second than by calling it for one after the other: on a GPU the next is copied in
@@ -113,6 +112,10 @@ class Derainer:
         """
         image = check_image(rgb)
         return begin(self.backend, image, self._tile(image), self.overlap, self.context)
+
+    def one_at_a_time(self) -> bool:
+        """Has no more pictures in flight, to save memory; False where there never was more than one."""
+        return self.backend.one_at_a_time()
 
     def _tile(self, image: Image) -> int | None:
         """The side of the tiles that were asked for, or that suit pictures of this size."""

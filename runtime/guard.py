@@ -11,17 +11,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
 from sdps.core.errors import SdpsError
 from sdps.core.frame import Image
 from sdps.runtime.doubt import Doubt
 from sdps.runtime.events import Events
 from sdps.runtime.memory import OutOfMemory, is_out_of_memory, smaller_tiles
+from sdps.runtime.tiling import Begun
 
 MODEL = "sdps-model"
 Derain = Callable[[Image], Image]
-Made = TypeVar("Made")
 FAILURES = 3
 """Failures in a row after which the model is opened anew."""
 FIRST_PATIENCE = 600.0
@@ -39,6 +39,24 @@ class Result:
     image: Image
     seconds: float
     passed: str = ""
+
+
+@dataclass(eq=False)
+class Started:
+    """A picture that was given to the model at `since` (`time.perf_counter`).
+
+    Attributes:
+        image: The rainy picture.
+        waiting: What waits for it, if it was begun ahead.
+        clean: The restored picture, before anybody looked at it.
+        result: What came of it, once that is known.
+    """
+
+    image: Image
+    since: float
+    waiting: Begun | None = None
+    clean: Image | None = None
+    result: Result | None = None
 
 
 class Guard:
@@ -71,6 +89,7 @@ class Guard:
         self.restarts = 0
         self._doubt = Doubt()
         self._worker: _Worker | None = None
+        self._out: list[Started] = []
         self._in_a_row, self._slowest = 0, 0.0
         self.trouble = ""
         self._next_reopen, self._pause = 0.0, REOPEN_PAUSE
@@ -101,23 +120,38 @@ class Guard:
         """Pictures that may be begun before the first is waited for."""
         return int(getattr(self.derain, "depth", 1)) if self.ahead else 1
 
-    def begin(self, image: Image) -> Callable[[], Result]:
-        """Starts on a picture, where the model can do so ahead, and returns what gives its result."""
+    @property
+    def in_flight(self) -> int:
+        """Pictures that were begun ahead and are in the model."""
+        return len(self._out)
+
+    def begin(self, image: Image) -> Started:
+        """Starts on a picture, where the model can do so ahead; `finish` gives its result."""
         if self.depth == 1:
-            result = self(image)
-            return lambda: result
-        begun, derain = time.perf_counter(), self.derain
-        waiting = self._ahead(lambda: cast(Any, derain).begin(image))
+            return Started(image, 0.0, result=self(image))
+        started, derain = Started(image, time.perf_counter()), cast(Any, self.derain)
+        try:
+            started.waiting = derain.begin(image)
+        except Exception as error:
+            self._alone(error)
+        else:
+            self._out.append(started)
+            if started.waiting.done:
+                self.finish(started)
+        return started
 
-        def finish() -> Result:
-            clean = self._ahead(waiting) if waiting and derain is self.derain else None
-            if clean is None:  # memory ran out, for it or for one before it, and tiles are smaller now
-                clean = self._run(image)
-            why = self._doubt.of(image, clean)
+    def finish(self, started: Started) -> Result:
+        """Waits for a picture that was begun. They are finished in order."""
+        if started.result is None:
+            self._fetch(started)
+            clean = started.clean
+            if clean is None:  # memory ran out, for it or for one beside it
+                clean = self._run(started.image)
+            why = self._doubt.of(started.image, clean)
             self._count(why)
-            return Result(image if why else clean, time.perf_counter() - begun, why)
-
-        return finish
+            seconds = time.perf_counter() - started.since
+            started.result = Result(started.image if why else clean, seconds, why)
+        return started.result
 
     def close(self) -> None:
         """Lets the model's thread end; one that hangs is left behind."""
@@ -131,17 +165,36 @@ class Guard:
             except Exception as error:
                 if isinstance(error, SdpsError) or not is_out_of_memory(error):
                     raise
-            self._make_room(image)
+            if not self._one_at_a_time():
+                self._make_room(image)
 
-    def _ahead(self, step: Callable[[], Made]) -> Made | None:
-        """What a step gives; None if memory ran out, and then the next pictures wait for each other."""
+    def _fetch(self, started: Started) -> None:
+        """Takes a picture out of the model, if it is in there."""
+        if started not in self._out:
+            return
+        self._out.remove(started)
         try:
-            return step()
+            started.clean = cast(Begun, started.waiting)()
         except Exception as error:
-            if isinstance(error, SdpsError) or not is_out_of_memory(error):
-                raise
-            self.ahead = False
-            return None
+            self._alone(error)
+
+    def _alone(self, error: Exception) -> None:
+        """Where memory ran out with several pictures in the model, one is in there at a time from then on.
+
+        Raises:
+            Exception: it was another error.
+        """
+        if isinstance(error, SdpsError) or not is_out_of_memory(error):
+            raise error
+        self.ahead = False
+        for other in list(self._out):
+            self._fetch(other)
+        self._one_at_a_time()
+
+    def _one_at_a_time(self) -> bool:
+        """Whether that is another way than before, and so worth a try."""
+        derain: Any = self._worker.derain if self._worker else self.derain
+        return hasattr(derain, "one_at_a_time") and bool(derain.one_at_a_time())
 
     def _make_room(self, image: Image) -> None:
         """Smaller tiles, in an engine opened anew: an arena that grew in vain is not given back."""
@@ -153,6 +206,7 @@ class Guard:
         derain.close()
         fresh: Any = self.reopen()
         fresh.tile, fresh.overlap = derain.tile, derain.overlap
+        fresh.one_at_a_time()
         self.derain = fresh
         if self._worker:
             self._worker.derain = fresh

@@ -140,6 +140,14 @@ class InFlight:
             raise EngineError("This result is not there any more.", "Ask for each ticket once, and in order.")
         return self._take(slot)
 
+    def keep_one_slot(self) -> None:
+        """Frees the buffers of all slots but one; no ticket may be out."""
+        for slot in self.slots[1:]:
+            self._wait(slot)
+            self._drop_graph(slot)
+            slot.free()
+        del self.slots[1:]
+
     def close(self) -> None:
         """Waits for what is in flight and frees everything. Calling it again does nothing."""
         for slot in self.slots:

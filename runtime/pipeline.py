@@ -19,7 +19,7 @@ from typing import Any
 from sdps.core.errors import FrameError
 from sdps.core.frame import Frame, Image, check_image
 from sdps.runtime.events import Events, Listener
-from sdps.runtime.guard import Guard, Result
+from sdps.runtime.guard import Guard, Started
 from sdps.runtime.overlay import mark_stale, write_lines
 from sdps.runtime.several_sinks import LaterSink
 from sdps.runtime.stream import Sink, Source
@@ -222,19 +222,31 @@ class Pipeline:
                     continue
 
     def _infer(self) -> None:
-        # A file's next frame is begun before the one before it is waited for, where the model can.
-        begun: deque[tuple[Frame, Callable[[], Result]]] = deque()
-        while (frame := self._get(self.read_queue)) is not None:
+        # A file's next frame is begun before the one before it is waited for, where the model can. But
+        # nobody waits for a slow reader with a frame in hand.
+        begun: deque[tuple[Frame, Started]] = deque()
+        ended = False
+        while begun or not ended:
+            if begun and (
+                ended
+                or len(begun) >= self.guard.depth
+                or begun[0][1].result is not None
+                or self.read_queue.empty()
+            ):
+                if not self._finish(*begun.popleft()):
+                    return
+                continue
+            frame = self._get(self.read_queue)
             if isinstance(frame, BaseException):
                 raise frame
-            begun.append((frame, self.guard.begin(frame.image)))
-            if len(begun) >= self.guard.depth and not self._finish(*begun.popleft()):
-                return
-        while begun and self._finish(*begun.popleft()):
-            continue
+            if frame is None:
+                ended = True
+            else:
+                begun.append((frame, self.guard.begin(frame.image)))
+                self.summary.in_flight = max(self.summary.in_flight, self.guard.in_flight)
 
-    def _finish(self, frame: Frame, waiting: Callable[[], Result]) -> bool:
-        result = waiting()
+    def _finish(self, frame: Frame, started: Started) -> bool:
+        result = self.guard.finish(started)
         self.summary.inference.append(result.seconds)
         return self._put(self.done_queue, (frame, frame.with_image(result.image)))
 
@@ -292,7 +304,6 @@ class Pipeline:
         self.summary.restarts = self.guard.restarts
         self.summary.reconnects = getattr(self.source, "reconnects", 0)
         self.summary.recoveries = list(getattr(self.source, "recoveries", []))
-        self.summary.in_flight = max(self.summary.in_flight, self.guard.depth)
         self.summary.failed_sinks = list(getattr(self.sink, "failed", []))
 
     def _guard(self, work: Callable[[], None], out: queue.Queue[Any]) -> None:

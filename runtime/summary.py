@@ -27,8 +27,8 @@ class Summary:
         restarts: Times that the model was opened anew.
         seconds: How long it ran.
         complete: Whether it came to the source's end.
-        in_flight: Frames that are in the model at a time.
-        inference: Time in the model per frame, of the newest frames.
+        in_flight: The most frames that were in the model at a time.
+        inference: Time per frame from the model's beginning until its result was taken, of the newest frames.
         latency: Time from decoding (or the camera's driver) to the sink's acceptance, of the newest.
         recoveries: Time from a source's last frame before a loss to the first one after.
         failed_sinks: Outputs that were given up, with the reason.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,17 @@ from sdps.runtime.room import tile_side
 
 MAX_PIXELS = 1920 * 1088
 """Larger pictures are tiled unasked, and smaller ones where memory is short."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A picture that was begun: calling it, once, gives the restored one; `done` says that it is there."""
+
+    wait: Callable[[], Image]
+    done: bool = False
+
+    def __call__(self) -> Image:
+        return self.wait()
 
 
 def restore(
@@ -64,7 +76,7 @@ def begin(
     tile: int | None = None,
     overlap: int | None = None,
     context: FrameContext | None = None,
-) -> Callable[[], Image]:
+) -> Begun:
     """`restore` in two: starts on a picture, and returns what waits for it.
 
     With a backend of depth 2 or more the next picture can be begun before this one is waited for, and
@@ -75,9 +87,9 @@ def begin(
     cell = _cell(backend, height, width, tile)
     if height <= cell.height and width <= cell.width:
         ticket = backend.submit(pad(image, cell)[None])
-        return lambda: _uncovered(backend.result(ticket), height, width)
+        return Begun(lambda: _uncovered(backend.result(ticket), height, width))
     restored = _in_tiles(backend, image, cell, overlap, context)
-    return lambda: restored
+    return Begun(lambda: restored, done=True)
 
 
 def _in_tiles(

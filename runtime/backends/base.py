@@ -48,6 +48,14 @@ class Backend(Protocol):
         """What `run` would have returned. Tickets are redeemed once each, in order."""
         ...
 
+    def one_at_a_time(self) -> bool:
+        """Frees what only several batches in flight take memory for; `depth` is 1 from then on.
+
+        Returns:
+            Whether that changed anything. No ticket may be out.
+        """
+        ...
+
     def arithmetic(self) -> str:
         """What the convolutions of an INT8 graph are computed in here, in a few words.
 
@@ -103,6 +111,10 @@ class BlockingBackend:
     def result(self, ticket: Any) -> Image:
         result: Image = ticket
         return result
+
+    def one_at_a_time(self) -> bool:
+        changed, self.depth = self.depth > 1, 1
+        return changed
 
     def arithmetic(self) -> str:
         return ""

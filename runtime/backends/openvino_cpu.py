@@ -24,7 +24,7 @@ KEPT_SIZES = 4
 
 STREAMS = 2
 """Pictures in flight, each on its share of the cores. All cores on one picture after the other restore
-fewer a second, as their threads wait for one another at every layer (docs/performance.md). Each picture takes
+fewer a second, as their threads wait for one another at every layer (docs/backends.md). Each picture takes
 as much memory as one alone, so there are no more of them where there are more cores."""
 
 INTEGERS = ("i8", "u8")
@@ -51,7 +51,7 @@ class _Ticket:
 class OpenVinoBackend(BlockingBackend):
     """Runs an ONNX graph in OpenVINO, compiled anew for each picture size (under a second).
 
-    A picture that is waited for has all cores. Of those that are begun ahead (`submit`) two run at a time.
+    What `run` is given has all cores. Of what is begun ahead (`submit`) two run at a time.
 
     Args:
         path: The graph.
@@ -69,7 +69,8 @@ class OpenVinoBackend(BlockingBackend):
         self.options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:
             self.options["INFERENCE_NUM_THREADS"] = threads
-        self.depth = min(STREAMS, threads or cpu().usable)
+        usable = cpu().usable
+        self.depth = streams_for(min(threads or usable, usable))
         try:
             self.model = self.core.read_model(model=data)
         except Exception as error:
@@ -99,6 +100,11 @@ class OpenVinoBackend(BlockingBackend):
         restored = np.array(ticket.request.get_tensor(OUTPUT).data)
         ticket.network.free.append(ticket.request)
         return restored
+
+    def one_at_a_time(self) -> bool:
+        for key in [key for key in self.compiled if key[-1] > 1]:
+            del self.compiled[key]
+        return super().one_at_a_time()
 
     def arithmetic(self) -> str:
         if self.manifest.precision != "int8" or not self.compiled:
@@ -133,7 +139,16 @@ class OpenVinoBackend(BlockingBackend):
             pool_means(model)
             while len(self.compiled) >= KEPT_SIZES:
                 self.compiled.popitem(last=False)
-            options = self.options | ({"NUM_STREAMS": streams} if streams > 1 else {})
+            options = self.options
+            if streams > 1:
+                # Pinned, the first stream of one size and the first of another would share their cores.
+                options = options | {"NUM_STREAMS": streams, "ENABLE_CPU_PINNING": False}
             self.compiled[key] = _Network(self.core.compile_model(model, "CPU", options))
         self.compiled.move_to_end(key)
         return self.compiled[key]
+
+
+def streams_for(cores: int) -> int:
+    """How many pictures are in flight on so many cores: each gets a whole number of them, and of a few
+    none may be left over."""
+    return STREAMS if cores % STREAMS == 0 or cores >= 3 * STREAMS else 1

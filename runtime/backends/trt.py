@@ -96,6 +96,12 @@ class TrtBackend:
         assert self.flight, "closed"
         return self.means.unpack(self.flight.result(self.flight.submit(self.means.pack(batch, means))))
 
+    def one_at_a_time(self) -> bool:
+        assert self.flight, "closed"
+        changed, self.depth = self.depth > 1, 1
+        self.flight.keep_one_slot()
+        return changed
+
     def arithmetic(self) -> str:
         return ""  # its inspector speaks JSON of its own, which `export/inspection.py` reads
 

@@ -19,7 +19,7 @@ from sdps.core.errors import FrameError, ModelError, SdpsError, UsageError
 from sdps.core.frame import Image
 from sdps.model import SDPSFNet, save_checkpoint
 from sdps.runtime.backends import open_backend
-from sdps.runtime.backends.openvino_cpu import OpenVinoBackend
+from sdps.runtime.backends.openvino_cpu import OpenVinoBackend, streams_for
 from sdps.runtime.backends.openvino_means import pool_means
 from sdps.runtime.backends.ort import FLOATING, OrtBackend
 from sdps.runtime.bundled import bundled_models, resolve
@@ -115,6 +115,9 @@ def test_openvino_restores_two_pictures_at_a_time(graph_path: GraphPath, picture
         assert derainer.begin(pictures[0])().any()
         tiled = Derainer(derainer.backend, tile=64, overlap=16)
         assert np.array_equal(tiled.begin(pictures[0])(), tiled(pictures[0]))
+        assert derainer.one_at_a_time() and not derainer.one_at_a_time()
+        assert np.array_equal(derainer.begin(pictures[0])(), derainer(pictures[0]))
+    assert [streams_for(cores) for cores in (1, 2, 3, 4, 5, 6, 7)] == [1, 2, 1, 2, 1, 2, 2]
     with Derainer.load(graph_path(), "openvino", threads=1) as alone:
         assert alone.depth == 1
         assert np.array_equal(alone.begin(pictures[0])(), alone(pictures[0]))

@@ -173,47 +173,63 @@ def test_fault_35_out_of_memory_means_smaller_tiles_from_then_on(picture: MakePi
 class Ahead(SmallMemory):
     """Of which two pictures may be in flight; that its memory is short shows where they are waited for."""
 
-    depth = 2
+    def __init__(self, pixels: int) -> None:
+        super().__init__(pixels)
+        self.depth, self.out, self.most = 2, 0, 0
 
     def submit(self, batch: Image) -> Image:
+        self.out += 1
+        self.most = max(self.most, self.out)
         return batch
 
     def result(self, ticket: Image) -> Image:
+        self.out -= 1
+        if self.out and ticket[0, ..., 0].size > self.pixels // 2:
+            raise MemoryError
         return self.run(ticket)
 
+    def one_at_a_time(self) -> bool:
+        assert not self.out, "nothing is in flight when memory is freed"
+        return super().one_at_a_time()
 
-def test_fault_35_out_of_memory_with_pictures_in_flight_loses_none(picture: MakePicture) -> None:
+
+def begun_ahead(guard: Guard, pictures: list[Image]) -> list[Image]:
+    """Restores pictures as the pipeline does, those of a file."""
+    restored, waiting = [], []
+    for image in pictures:
+        while len(waiting) >= guard.depth:
+            restored.append(guard.finish(waiting.pop(0)).image)
+        waiting.append(guard.begin(image))
+    return [*restored, *(guard.finish(started).image for started in waiting)]
+
+
+def test_fault_35_without_memory_for_two_pictures_there_is_one_at_a_time(picture: MakePicture) -> None:
     events, said = Events(), []
     events.listen(said.append)
     pictures = [np.roll(picture(400, 600), i, axis=0) for i in range(5)]
-    opened = [Derainer(Ahead(pixels), overlap=100) for pixels in (200 * 200, 400 * 600)]
-    for guard in (
-        Guard(opened[0], live=False, events=events),
-        Guard(Derainer(Ahead(200 * 200)), live=False, events=events, reopen=lambda: opened[1]),
-    ):
-        waiting = [guard.begin(image) for image in pictures[:2]]
-        restored = [waiting.pop(0)().image]
-        assert guard.depth == 1, "where there was room for none, there is none for two"
-        waiting += [guard.begin(image) for image in pictures[2:]]
-        restored += [finish().image for finish in waiting]
+    for pixels, tiles, reopened in ((400 * 600, [], 0), (200 * 200, [300, 148], 2)):
+        said.clear()
+        opened = [Derainer(Ahead(pixels), overlap=100) for _ in range(3)]
+        left = iter(opened[1:])
+        guard = Guard(opened[0], live=False, events=events, reopen=lambda left=left: next(left))  # type: ignore[misc]
+        restored = begun_ahead(guard, pictures)
         assert all(np.array_equal(a, b) for a, b in zip(restored, pictures, strict=True))
-    assert [e.values["tile"] for e in said] == [300, 148, 300]
+        assert [e.values["tile"] for e in said] == tiles
+        assert guard.depth == 1 and guard.in_flight == 0
+        assert guard.derain is opened[reopened]
+        assert [opened[0].backend.most, opened[reopened].backend.depth] == [2, 1]  # type: ignore[attr-defined]
 
 
 def test_only_pictures_that_others_follow_are_begun_ahead(picture: MakePicture) -> None:
-    class Counting(Ahead):
-        ahead = 0
-
-        def submit(self, batch: Image) -> Image:
-            self.ahead += 1
-            return batch
-
-    backend = Counting(10**6)
-    for several, ahead in ((False, 0), (True, 1)):
-        guard = Guard(Derainer(backend), live=False, events=Events(), ahead=several)
-        assert np.array_equal(guard.begin(picture(40, 60))().image, picture(40, 60))
-        assert (guard.depth, backend.ahead) == (1 + ahead, ahead)
-    assert Guard(Derainer(backend), live=True, events=Events()).depth == 1
+    for several, in_flight in ((False, 0), (True, 1)):
+        guard = Guard(Derainer(Ahead(10**6)), live=False, events=Events(), ahead=several)
+        started = guard.begin(picture(40, 60))
+        assert guard.in_flight == in_flight
+        assert np.array_equal(guard.finish(started).image, picture(40, 60))
+        assert (guard.depth, guard.in_flight) == (1 + in_flight, 0)
+    assert Guard(Derainer(Ahead(10**6)), live=True, events=Events()).depth == 1
+    tiled = Guard(Derainer(Ahead(10**6), tile=32), live=False, events=Events())
+    assert tiled.begin(picture(40, 60)).result is not None, "tiles are finished at once"
 
 
 def test_fault_35_without_memory_for_the_smallest_tile_the_error_is_clear(picture: MakePicture) -> None:

@@ -208,6 +208,21 @@ def test_pictures_in_tiles_do_not_push_those_before_and_after_out() -> None:
     assert all(np.array_equal(wait(), 255 - image) for image, wait in waiting)
 
 
+def test_with_one_slot_left_batches_go_one_at_a_time() -> None:
+    cuda = LazyCuda(False, 0)
+    flight = InFlight(cuda, inverting(cuda), 2, graphs=True)
+    batches = [np.full((1, 4, 4, 3), i, np.uint8) for i in range(7)]
+    for batch in batches:
+        assert np.array_equal(flight.result(flight.submit(batch)), 255 - batch)
+    before = cuda.freed
+    flight.keep_one_slot()
+    assert len(flight.slots) == 1 and cuda.freed > before
+    for batch in batches:
+        assert np.array_equal(flight.result(flight.submit(batch)), 255 - batch)
+    flight.close()
+    assert cuda.freed == len(cuda.memory)
+
+
 def test_an_engine_that_fails_leaves_the_next_frame_alone() -> None:
     cuda = LazyCuda(False, 0)
     works = inverting(cuda)
