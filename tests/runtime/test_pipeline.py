@@ -20,6 +20,7 @@ from sdps import Derainer
 from sdps.core.errors import SdpsError, SinkError, SourceError
 from sdps.core.frame import Frame, Image
 from sdps.core.samples import PICTURE, sample
+from sdps.runtime.backends.identity import IdentityBackend
 from sdps.runtime.camera_source import CameraSource
 from sdps.runtime.compare import compose, sweep
 from sdps.runtime.pipeline import WAITING, Pipeline, waiting_frames
@@ -295,24 +296,68 @@ def test_frames_beyond_4k_make_a_film(tmp_path: Path) -> None:
     assert np.allclose([frame.time for frame in frames], [0, 0.04, 0.08])
 
 
-def test_of_a_file_two_frames_are_in_the_engine_and_come_out_in_order(
+class Inverting(IdentityBackend):
+    """Has two pictures in flight, and takes its time over each."""
+
+    depth = 2
+
+    def submit(self, batch: Image) -> Image:
+        return 255 - batch
+
+    def result(self, ticket: Image) -> Image:
+        time.sleep(0.05)
+        return ticket
+
+
+def test_of_a_file_two_frames_are_in_the_model(make_video: MakeVideo) -> None:
+    sink = Recorder()
+    summary = Pipeline(open_source(str(make_video(times=12))), Derainer(Inverting()), sink).run()
+    assert sink.seen == list(range(12)) and summary.complete
+    assert summary.in_flight == 2
+    alone = Pipeline(open_source(str(sample(PICTURE))), Derainer(Inverting()), Recorder()).run()
+    assert (alone.written, alone.in_flight) == (1, 1)
+
+
+def test_a_restored_frame_does_not_wait_for_a_slow_reader() -> None:
+    class Waiting(Ticker):
+        """A file whose next frame is there only after the one before it was written."""
+
+        def __init__(self, written: threading.Semaphore) -> None:
+            super().__init__(5, 1)
+            self.info, self.written = StreamInfo("video", 16, 16), written
+
+        def __iter__(self) -> Iterator[Frame]:
+            for i in range(self.count):
+                assert self.written.acquire(timeout=30), "frame is held back"
+                yield Frame(np.full((16, 16, 3), i, np.uint8), i, i / 25)
+
+    written = threading.Semaphore(1)
+
+    class Telling(Recorder):
+        def write(self, rainy: Frame, clean: Frame) -> bool:
+            written.release()
+            return super().write(rainy, clean)
+
+    sink = Telling()
+    assert Pipeline(Waiting(written), Derainer(Inverting()), sink).run().complete
+    assert sink.seen == [0, 1, 2, 3, 4]
+
+
+def test_openvino_restores_a_film_as_it_restores_its_frames(
     graph_path: Callable[..., Path], make_video: MakeVideo
 ) -> None:
     video, images = make_video(times=9), list[Image]()
+
+    class Keeping(NullSink):
+        def write(self, rainy: Frame, clean: Frame) -> bool:
+            images.append(clean.image)
+            return True
+
     with Derainer.load(graph_path(), "openvino", threads=2) as derainer:
         source = open_source(str(video))
         alone = [derainer(frame.image) for frame in source]
         source.close()
-
-        class Keeping(NullSink):
-            def write(self, rainy: Frame, clean: Frame) -> bool:
-                images.append(clean.image)
-                return True
-
-        summary = Pipeline(open_source(str(video)), derainer, Keeping()).run()
-        picture = str(sample(PICTURE))
-        assert Pipeline(open_source(picture), derainer, NullSink()).run().in_flight == 1
-    assert summary.in_flight == 2 and summary.complete
+        assert Pipeline(open_source(str(video)), derainer, Keeping()).run().complete
     assert len(images) == len(alone) == 9
     for one, other in zip(images, alone, strict=True):
         assert np.abs(one.astype(int) - other).max() <= 1
