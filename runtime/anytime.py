@@ -196,6 +196,10 @@ class AnytimeDerainer(Derainer):
         """One: each picture's time decides the next one's exit."""
         return 1
 
+    def one_at_a_time(self) -> bool:
+        changed = [backend.one_at_a_time() for backend in self.backends.values()]
+        return any(changed)
+
     def begin(self, rgb: Any) -> Begun:
         restored = self(rgb)
         return Begun(lambda: restored, done=True)

@@ -58,6 +58,11 @@ class Started:
     clean: Image | None = None
     result: Result | None = None
 
+    @property
+    def ready(self) -> bool:
+        """Whether nobody has to wait for it any more."""
+        return self.clean is not None or self.result is not None
+
 
 class Guard:
     """Calls the model, and looks at what comes back.
@@ -137,7 +142,7 @@ class Guard:
         else:
             self._out.append(started)
             if started.waiting.done:
-                self.finish(started)
+                self._fetch(started)
         return started
 
     def finish(self, started: Started) -> Result:
@@ -192,7 +197,7 @@ class Guard:
         self._one_at_a_time()
 
     def _one_at_a_time(self) -> bool:
-        """Whether that is another way than before, and so worth a try."""
+        """Has the model hold no more than one picture or tile; whether that is less than before."""
         derain: Any = self._worker.derain if self._worker else self.derain
         return hasattr(derain, "one_at_a_time") and bool(derain.one_at_a_time())
 

@@ -228,10 +228,7 @@ class Pipeline:
         ended = False
         while begun or not ended:
             if begun and (
-                ended
-                or len(begun) >= self.guard.depth
-                or begun[0][1].result is not None
-                or self.read_queue.empty()
+                ended or len(begun) >= self.guard.depth or begun[0][1].ready or self.read_queue.empty()
             ):
                 if not self._finish(*begun.popleft()):
                     return

@@ -229,7 +229,7 @@ def test_only_pictures_that_others_follow_are_begun_ahead(picture: MakePicture) 
         assert (guard.depth, guard.in_flight) == (1 + in_flight, 0)
     assert Guard(Derainer(Ahead(10**6)), live=True, events=Events()).depth == 1
     tiled = Guard(Derainer(Ahead(10**6), tile=32), live=False, events=Events())
-    assert tiled.begin(picture(40, 60)).result is not None, "tiles are finished at once"
+    assert tiled.begin(picture(40, 60)).ready, "tiles are finished at once"
 
 
 def test_fault_35_without_memory_for_the_smallest_tile_the_error_is_clear(picture: MakePicture) -> None:
