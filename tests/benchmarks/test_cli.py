@@ -19,6 +19,7 @@ from sdps.benchmarks import timing
 from sdps.benchmarks.archive import load_report
 from sdps.benchmarks.cli import app, main
 from sdps.core.frame import Image
+from sdps.core.machine import cpu
 from sdps.core.manifest import GraphManifest
 from sdps.export.onnx_export import describe
 from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
@@ -122,8 +123,9 @@ def test_it_says_what_an_int8_graph_is_really_computed_in(bench: Bench, tmp_path
     reference, slow, fast = load_report(tmp_path / "out" / "report.json").measurements
     assert reference.arithmetic == ""
     assert slow.arithmetic.startswith("0 of the graph's ")
-    assert [len(m.ahead_ns) for m in (reference, slow, fast)] == [0, 0, 1]
-    assert "(2)" in printed, "OpenVINO has two pictures of a file in flight"
+    several = cpu().usable > 1
+    assert [len(m.ahead_ns) for m in (reference, slow, fast)] == [0, 0, int(several)]
+    assert ("(2)" in printed) == several, "OpenVINO has two pictures of a file in flight"
     count = fast.arithmetic.split()[0]
     assert fast.arithmetic == f"{count} of the graph's {count} INT8 convolutions in integers"
     assert "rounded alike" in " ".join(printed.split())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,9 @@ import torch
 from sdps import Derainer
 from sdps.core.errors import FrameError, ModelError, SdpsError, UsageError
 from sdps.core.frame import Image
+from sdps.core.machine import cpu
 from sdps.model import SDPSFNet, save_checkpoint
-from sdps.runtime.backends import open_backend
+from sdps.runtime.backends import open_backend, openvino_cpu
 from sdps.runtime.backends.openvino_cpu import OpenVinoBackend, streams_for
 from sdps.runtime.backends.openvino_means import pool_means
 from sdps.runtime.backends.ort import FLOATING, OrtBackend
@@ -98,8 +100,11 @@ def test_integers_are_multiplied_where_it_is_said(tmp_path: Path) -> None:
     assert kinds.count("QuantizeLinear") > 0, "what is rounded stays rounded"
 
 
-def test_openvino_restores_two_pictures_at_a_time(graph_path: GraphPath, picture: MakePicture) -> None:
+def test_openvino_restores_two_pictures_at_a_time(
+    graph_path: GraphPath, picture: MakePicture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Begun ahead they come out as one after the other, in order, whatever their sizes; each is a copy."""
+    monkeypatch.setattr(openvino_cpu, "cpu", lambda: replace(cpu(), usable=2))
     with Derainer.load(graph_path(), "openvino", threads=2) as derainer:
         assert derainer.depth == 2
         pictures = [np.roll(picture(*size), i, axis=1) for i in range(3) for size in ((64, 96), (40, 44))]
