@@ -14,7 +14,7 @@ SMALLEST_TILE, LARGEST_TILE = 256, 1024
 hardly any (docs/tiling.md)."""
 MAPS = 22
 """Full-resolution maps of the widest kind in FP32 that an engine holds at its peak: measured 16 to 25
-in ONNX Runtime, 6 to 12 in OpenVINO with one picture and 13 to 16 with two in flight, for the bundled
+in ONNX Runtime, 6 to 13 in OpenVINO with one picture and 13 to 16 with two in flight, for the bundled
 models and the paper's network (docs/tiling.md)."""
 
 

@@ -115,7 +115,8 @@ def _uncovered(batch: Image, height: int, width: int) -> Image:
 
 
 def unasked_tile(backend: Backend, height: int, width: int) -> int | None:
-    """The side of tiles for a picture where nobody said one; None to run it whole.
+    """The side of tiles for a picture where nobody said one; that of a tile that holds it, to run it whole.
+    None where the engine's sizes settle it.
 
     It depends on the memory that is free now, so who restores a stream asks once (`Derainer` does):
     each new size costs an engine time and memory.
@@ -124,7 +125,10 @@ def unasked_tile(backend: Backend, height: int, width: int) -> int | None:
     if manifest.fixed_size is not None or backend.limits:  # their sizes and memory are settled
         return None
     side = tile_side(manifest) // manifest.stride * manifest.stride
-    return None if height * width <= min(MAX_PIXELS, side * side) else max(side, 2 * manifest.stride)
+    if height * width <= min(MAX_PIXELS, side * side):
+        whole = Size(height, width).padded_to(manifest.stride)
+        side = max(whole.height, whole.width)
+    return max(side, 2 * manifest.stride)
 
 
 def receptive_radius(manifest: GraphManifest) -> int:

@@ -20,6 +20,7 @@ from sdps.core.spec import ShapeRange, Size
 from sdps.export.tile_means import with_tile_means
 from sdps.model import SDPSFNet, SDPSFNetConfig, psfnet
 from sdps.model.deploy import DeployNet
+from sdps.runtime import tiling
 from sdps.runtime.backends import open_backend
 from sdps.runtime.backends.identity import IdentityBackend
 from sdps.runtime.bundled import resolve
@@ -242,3 +243,17 @@ def test_a_huge_picture_is_tiled_unasked() -> None:
 def test_tiles_that_do_not_fit(tile: int, overlap: int, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         restore(IdentityBackend(), noise(100, 100), tile, overlap)
+
+
+def test_a_stream_is_tiled_or_not_once_for_each_size(
+    graph_path: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that others take meanwhile does not change the size that an engine was compiled for."""
+    sides = iter([512, 64])
+    monkeypatch.setattr(tiling, "tile_side", lambda manifest: next(sides))
+    with Derainer.load(graph_path(), "cpu", threads=1) as derainer:
+        picture = np.random.default_rng(0).integers(0, 256, (90, 70, 3), dtype=np.uint8)
+        whole = derainer(picture)
+        assert np.array_equal(derainer(picture), whole)
+        assert derainer(picture[:1, :1]).shape == (1, 1, 3)
+        assert next(sides, None) is None
