@@ -14,8 +14,9 @@ demo: $(VENV)/.runtime
 	$(BIN)/sdps-run --input assets/rainy.jpg --output demo/comparison.png --compare wipe
 	@echo "Look at demo/comparison.png and demo/comparison.mp4"
 
+# A worker that crashes fails the run: with this order of the tests xdist would wait for its successor for ever.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
