@@ -4,7 +4,7 @@ Measured at every step, on pictures that did not serve to calibrate: all layers 
 without those that read or make a picture; then the layers that cost most per multiply-accumulate are
 lifted out, as many as it takes (found by bisection); then each of them, the largest first, is put
 back if the budget allows (of a large network not all of them are tried). Greedy, not exhaustive: of
-90 layers there are 2^90 choices.
+90 layers there are 2^90 choices. Where nothing leaves the budget a margin, what is within it serves too.
 """
 
 from __future__ import annotations
@@ -81,6 +81,9 @@ class Search:
     def run(self, sensitivities: Sequence[Sensitivity]) -> Point:
         """The chosen point; all that were measured are in `points`.
 
+        It is `satisfied`, or if none is, the one within the budget with the most INT8; of that none
+        either, it has no layer in INT8.
+
         Args:
             sensitivities: Of every layer.
         """
@@ -102,14 +105,25 @@ class Search:
                 high, best = middle, point
             else:
                 low = middle
-        if best is None:  # a single layer in INT8 is too much
-            return self.measure(frozenset(names))
+        if best is None:  # no choice leaves a margin
+            within = [point for point in self.points if point.used <= 1 and point.share > 0]
+            return max(within, key=lambda p: p.share) if within else self.measure(frozenset(names))
         lifted = [entry for entry in ranked if entry.name in best.kept]
         for entry in sorted(lifted, key=lambda s: s.macs, reverse=True)[: self.tries]:
             point = self.measure(best.kept - {entry.name})
             if self.satisfied(point):
                 best = point
         return best
+
+    @classmethod
+    def warnings(cls, point: Point) -> list[str]:
+        """What a report has to say of a chosen point that leaves no margin; nothing of others."""
+        if cls.satisfied(point):
+            return []
+        return [
+            f"No choice that was measured stays within {SAFETY:.0%} of the budget, which the search aims "
+            f"at; this one uses {point.used:.0%} with FP32 around INT8: other pictures may drift beyond it."
+        ]
 
     def measure(self, kept: frozenset[str]) -> Point:
         """The point of a choice, given the layers that stay outside INT8; nothing is measured twice."""

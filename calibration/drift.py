@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,13 @@ TILE = 128
 VISIBLE_DB = 45.0
 """PSNR of a tile above this counts as this: an error of about one level, which nobody sees, is
 all that is left, and a flat tile that FP32 restores exactly would else lose tens of decibels."""
+BOUND_OPTIONS = {
+    "loss_db": "--max-drift",
+    "tile_db": "--max-tile-drift",
+    "shift": "--max-mean-shift",
+    "psnr_db": "--min-psnr",
+}
+"""Under which option of `sdps-export` each bound of a budget is given."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +52,9 @@ class Drift:
         shift: Mean change of each RGB channel in 8-bit levels, by group.
         psnr_db: Least PSNR of a picture against FP32's.
         noise: Mean squared change of the result, in squared 8-bit levels.
+        picture_shift: Largest absolute change of a channel's mean in any single picture, in levels;
+            in a group's mean such shifts may cancel.
+        tile_psnr_db: Least PSNR of a tile against FP32's.
     """
 
     loss_db: Mapping[str, float]
@@ -52,6 +62,8 @@ class Drift:
     shift: Mapping[str, tuple[float, float, float]]
     psnr_db: float
     noise: float = 0.0
+    picture_shift: float = 0.0
+    tile_psnr_db: float = math.inf
 
     @property
     def worst_loss(self) -> float:
@@ -69,8 +81,22 @@ class Drift:
             "loss_db": {key: round(value, 4) for key, value in self.loss_db.items()},
             "worst_tile_db": round(self.tile_db, 4),
             "mean_shift": {key: [round(v, 3) for v in values] for key, values in self.shift.items()},
-            "psnr_to_fp32_db": None if math.isinf(self.psnr_db) else round(self.psnr_db, 2),
+            "worst_picture_shift": round(self.picture_shift, 3),
+            "psnr_to_fp32_db": _finite(self.psnr_db),
+            "worst_tile_psnr_to_fp32_db": _finite(self.tile_psnr_db),
         }
+
+    @classmethod
+    def restored(cls, stored: Mapping[str, Any]) -> Drift:
+        """That of which `asdict` was stored as JSON.
+
+        Raises:
+            ValueError: it is not all there, for example as an earlier version has stored it.
+        """
+        if stored.keys() != {entry.name for entry in fields(cls)}:
+            raise ValueError("not all of a drift")
+        shift = {key: (red, green, blue) for key, (red, green, blue) in stored["shift"].items()}
+        return cls(**{**stored, "shift": shift})
 
 
 @dataclass(frozen=True)
@@ -90,10 +116,13 @@ class DriftBudget:
     psnr_db: float = 40.0
 
     def __post_init__(self) -> None:
-        if min(asdict(self).values()) <= 0:
-            raise UsageError(
-                "A drift budget is positive.", "Give bounds above 0, for example --max-drift 0.1."
-            )
+        for name, value in asdict(self).items():
+            # Nothing compares with NaN, and infinity bounds nothing: either would accept every drift.
+            if not (math.isfinite(value) and value > 0):
+                raise UsageError(
+                    f"{BOUND_OPTIONS[name]} {value:g} is no bound: a drift budget is positive and finite.",
+                    f"Give a number above 0, for example {BOUND_OPTIONS[name]} {_DEFAULTS[name]:g}.",
+                )
 
     def excess(self, drift: Drift) -> float:
         """The largest part of a bound that is used up; at most 1 is within the budget."""
@@ -107,13 +136,18 @@ class DriftBudget:
 
     def explain(self, drift: Drift) -> str:
         """One sentence: the figures beside their bounds."""
-        parts = [f"colour shift {drift.worst_shift:.2f} of {self.shift:g} levels"]
+        shift = f"colour shift {drift.worst_shift:.2f} of {self.shift:g} levels"
+        parts = [f"{shift} ({drift.picture_shift:.2f} in the worst picture)"]
         if drift.loss_db:
             parts.insert(0, f"loss {drift.worst_loss:.3f} of {self.loss_db:g} dB")
             parts.insert(1, f"worst tile {drift.tile_db:.2f} of {self.tile_db:g} dB")
         else:
-            parts.insert(0, f"{drift.psnr_db:.1f} dB to FP32 where {self.psnr_db:g} are asked for")
+            worst = f"{drift.tile_psnr_db:.1f} in the worst tile"
+            parts.insert(0, f"{drift.psnr_db:.1f} dB to FP32 where {self.psnr_db:g} are asked for ({worst})")
         return ", ".join(parts)
+
+
+_DEFAULTS = asdict(DriftBudget())
 
 
 @dataclass
@@ -138,23 +172,27 @@ class Verifier:
         session = open_session(model)
         losses: dict[str, list[float]] = {}
         shifts: dict[str, list[np.ndarray]] = {}
-        tile, psnr, noise = 0.0, math.inf, []
+        tile, psnr, tile_psnr, noise = 0.0, math.inf, math.inf, []
         for pair, before in zip(self.pairs, self.results, strict=True):
             after = restore(session, pair.rainy)
             difference = after.astype(np.float64) - before
             shifts.setdefault(pair.group, []).append(difference.mean((0, 1)))
             noise.append(float((difference**2).mean()))
             psnr = min(psnr, _psnr(noise[-1]))
+            tile_psnr = min(tile_psnr, _psnr(max(_tile_means(difference**2))))
             if pair.clean is not None:
                 old, new = _errors(before, pair.clean), _errors(after, pair.clean)
                 losses.setdefault(pair.group, []).append(_psnr(float(old.mean())) - _psnr(float(new.mean())))
                 tile = max(tile, _worst_tile(old, new))
+        picture_shift = max(
+            (float(abs(one).max()) for values in shifts.values() for one in values), default=0.0
+        )
         shift = {}
         for key, values in shifts.items():
             red, green, blue = np.mean(values, axis=0)
             shift[key] = (float(red), float(green), float(blue))
         loss = {key: float(np.mean(values)) for key, values in losses.items()}
-        return Drift(loss, tile, shift, psnr, float(np.mean(noise)))
+        return Drift(loss, tile, shift, psnr, float(np.mean(noise)), picture_shift, tile_psnr)
 
 
 def _errors(image: Image, clean: Image) -> np.ndarray:
@@ -165,11 +203,20 @@ def _psnr(error: float, ceiling: float = 100.0) -> float:
     return min(ceiling, 10 * math.log10(255**2 / error)) if error > 0 else ceiling
 
 
+def _finite(decibels: float) -> float | None:
+    """Rounded for JSON, which has no infinity: None for no difference, or no picture."""
+    return None if math.isinf(decibels) else round(decibels, 2)
+
+
 def _worst_tile(old: np.ndarray, new: np.ndarray) -> float:
-    worst = 0.0
-    for top in range(0, old.shape[0], TILE):
-        for left in range(0, old.shape[1], TILE):
-            where = np.s_[top : top + TILE, left : left + TILE]
-            before, after = (_psnr(float(e[where].mean()), VISIBLE_DB) for e in (old, new))
-            worst = max(worst, before - after)
-    return worst
+    pairs = zip(_tile_means(old), _tile_means(new), strict=True)
+    return max(0.0, *(_psnr(before, VISIBLE_DB) - _psnr(after, VISIBLE_DB) for before, after in pairs))
+
+
+def _tile_means(errors: np.ndarray) -> list[float]:
+    """The mean of each tile of (H, W, 3); at the right and lower edge tiles are smaller."""
+    return [
+        float(errors[top : top + TILE, left : left + TILE].mean())
+        for top in range(0, errors.shape[0], TILE)
+        for left in range(0, errors.shape[1], TILE)
+    ]

@@ -1,84 +1,68 @@
 """The calibration set: which crops of which pictures, chosen so that they cover what will be seen.
 
 Sources are a folder of pictures (or of pairs, `input/` beside `target/`), a video or a camera's
-recording, or 'photos': the photographs of the split 'calibrate' with rendered rain. Each source
-picture serves either to calibrate or to verify, never both.
+recording, or 'photos': the photographs of the split 'calibrate' with rendered rain (`origins`). Each
+scene serves either to calibrate or to verify, never both; a film is split in time (`grouping`).
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sdps.calibration.drift import Pair
+from sdps.calibration.grouping import scenes, split_film, split_groups
 from sdps.calibration.held_out import perceptual_hash, refuse_overlap
-from sdps.core.console import need
-from sdps.core.errors import SdpsError, UsageError
+from sdps.calibration.origins import NAMED, Entry, Origin, Picture, UnreadableError, open_origin
+from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.core.spec import STRIDE
 
-PHOTOS = "photos"
 CROPS, VERIFY_CROPS, LEAST = 128, 32, 8
 CROP = 256
 PER_PICTURE = 8
 """Candidate crops of each picture."""
-LOOKS = ("heavy", "medium", "light", "drizzle")
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
-VIDEOS = {".mp4", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"}
-PAIRED = (("input", "target"), ("rainy", "gt"), ("rain", "norain"))
-MOST_FRAMES = 96
 FLAT = 1.0
 """A crop whose values deviate less than this many levels says nothing about ranges."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A whole source picture. `clean` is its ground truth or None; `group` is averaged together."""
+class Crop:
+    """A piece of a picture, cut at (top, left).
+
+    Attributes:
+        name, group: Of the picture, see `origins.Entry`.
+        sha256: Of the picture's source.
+        image: (side, side, 3) uint8 RGB.
+        clean: The same of its ground truth, or None.
+    """
 
     name: str
-    rainy: Image
-    clean: Image | None
     group: str
     sha256: str
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A piece of a picture, at (top, left)."""
-
-    picture: Picture
     top: int
     left: int
-    side: int
-
-    def _cut(self, image: Image) -> Image:
-        return np.ascontiguousarray(image[self.top : self.top + self.side, self.left : self.left + self.side])
-
-    @property
-    def image(self) -> Image:
-        """(side, side, 3) uint8 RGB."""
-        return self._cut(self.picture.rainy)
+    image: Image
+    clean: Image | None
 
     @property
     def pair(self) -> Pair:
         """With its ground truth."""
-        clean = self.picture.clean
-        return Pair(self.image, None if clean is None else self._cut(clean), self.picture.group)
+        return Pair(self.image, self.clean, self.group)
 
     def to_json(self) -> dict[str, Any]:
         """What names this crop for good."""
-        pixels = hashlib.sha256(self.image.tobytes()).hexdigest()
         return {
-            "source": self.picture.name,
-            "source_sha256": self.picture.sha256,
-            "group": self.picture.group,
-            "box": [self.top, self.left, self.side, self.side],
-            "sha256": pixels,
+            "source": self.name,
+            "source_sha256": self.sha256,
+            "group": self.group,
+            "box": [self.top, self.left, *self.image.shape[:2]],
+            "sha256": hashlib.sha256(self.image.tobytes()).hexdigest(),
         }
 
 
@@ -112,168 +96,176 @@ class CalibrationSet:
         }
 
 
+@dataclass(frozen=True)
+class _Candidate:
+    """Where a crop may be cut, and its `features`."""
+
+    entry: Entry
+    top: int
+    left: int
+    features: npt.NDArray[np.float64]
+
+
 def build_set(
-    origin: str, crops: int | None = None, side: int = CROP, allow_overlap: bool = False
+    origin: str, crops: int | None = None, side: int = CROP, allow_overlap: bool = False, stride: int = STRIDE
 ) -> CalibrationSet:
     """Reads a source and chooses crops.
 
     Args:
         origin: 'photos', a folder, or a video file.
         crops: How many to calibrate on; None takes 128 or what there is.
-        side: Of a crop in pixels, a multiple of 4.
+        side: Of a crop in pixels, a multiple of `stride`.
         allow_overlap: Take pictures of the evaluation set as well.
+        stride: What divides the sizes that the network takes.
 
     Raises:
-        UsageError: no such source, too few pictures, nothing but flat ones, or an overlap.
+        UsageError: no such source, too few pictures or scenes, nothing but flat ones, or an overlap.
+        SourceError: a video cannot be read.
     """
-    if side % 4 or side < 64:
-        raise UsageError(f"Crops of {side} pixels do not fit.", "Give a multiple of 4, at least 64.")
-    pictures = list(_pictures(origin))
-    usable = [p for p in pictures if min(p.rainy.shape[:2]) >= side]
-    notes = []
-    if len(usable) < len(pictures):
-        notes.append(
-            f"{len(pictures) - len(usable)} pictures are smaller than {side} pixels and were left out."
+    if side % stride or side < 64:
+        least = -(-64 // stride) * stride
+        raise UsageError(
+            f"Crops of {side} pixels do not fit a network of stride {stride}.",
+            f"Give a multiple of {stride}, at least {least}, with --calib-size.",
         )
+    source = open_origin(origin)
+    notes = list(source.notes)
+    usable, hashes = _survey(source, side, notes)
     if not allow_overlap:
-        hashes = {p.name: perceptual_hash(p.clean if p.clean is not None else p.rainy) for p in usable}
-        refuse_overlap(hashes)
-    if len({p.name for p in usable}) < 2:
+        refuse_overlap({entry.name: digits for entry, digits in zip(usable, hashes, strict=True) if digits})
+    if len({entry.name for entry in usable}) < 2:
         raise UsageError(
             f"{origin} has {len(usable)} pictures of at least {side}x{side} pixels; two are the least.",
             "One serves to calibrate, another to verify. Give more, or smaller crops with --calib-size.",
         )
-    calibrate, verify = _split(usable)
+    calibrate, verify = _split(source, usable, hashes, notes)
     chosen, flat = _choose(calibrate, crops or CROPS, side)
     verified, flat_too = _choose(verify, VERIFY_CROPS, side)
     if flat + flat_too:
         notes.append(f"{flat + flat_too} flat crops were left out.")
-    if len(chosen) < min(crops or LEAST, LEAST) or not verified:
+    _refuse_few(origin, len(chosen), len(verified), crops)
+    if len(chosen) < (crops or CROPS):
+        notes.append(f"{len(chosen)} crops were to be had instead of {CROPS}.")
+    return CalibrationSet(_cut(chosen, side), _cut(verified, side), source.name, notes)
+
+
+def _refuse_few(origin: str, chosen: int, verified: int, asked: int | None) -> None:
+    if chosen < min(asked or LEAST, LEAST) or not verified:
         raise UsageError(
-            f"{origin} gives {len(chosen)} crops that are not flat; {crops or LEAST} are needed.",
+            f"{origin} gives {chosen} crops that are not flat; {asked or LEAST} are needed.",
             "Give pictures with something on them.",
         )
-    if len(chosen) < (crops or CROPS):
-        if crops:
-            raise UsageError(
-                f"{origin} gives {len(chosen)} crops, and {crops} are asked for.",
-                "Ask for fewer with --calib-crops, or give more pictures.",
-            )
-        notes.append(f"{len(chosen)} crops were to be had instead of {CROPS}.")
-    return CalibrationSet(chosen, verified, origin, notes)
-
-
-def _pictures(origin: str) -> Iterator[Picture]:
-    if origin == PHOTOS:
-        return _rained_photos()
-    path = Path(origin)
-    if path.is_dir():
-        for rainy, clean in PAIRED:
-            if (path / rainy).is_dir() and (path / clean).is_dir():
-                return _folder(path / rainy, path / clean)
-        return _folder(path, None)
-    if path.is_file() and path.suffix.lower() in VIDEOS:
-        return _video(path)
-    raise UsageError(
-        f"There is no calibration source {origin}.",
-        "Give a folder of pictures, a video, or 'photos' for photographs with rendered rain.",
-    )
-
-
-def _folder(folder: Path, truth: Path | None) -> Iterator[Picture]:
-    cv2 = need("cv2")
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() not in PICTURES:
-            continue
-        data = path.read_bytes()
-        rainy = _decode(cv2, data, path)
-        clean = None
-        if truth is not None:
-            match = next(
-                (
-                    truth / f"{path.stem}{suffix}"
-                    for suffix in sorted(PICTURES)
-                    if (truth / f"{path.stem}{suffix}").is_file()
-                ),
-                None,
-            )
-            if match is None:
-                raise UsageError(f"{truth} has no ground truth for {path.name}.", "Pairs have equal names.")
-            clean = _decode(cv2, match.read_bytes(), match)
-            if clean.shape != rainy.shape:
-                raise UsageError(
-                    f"{path.name} and its ground truth differ in size.", "Pairs have equal sizes."
-                )
-        yield Picture(
-            path.name, rainy, clean, "pairs" if truth else "pictures", hashlib.sha256(data).hexdigest()
+    if asked and chosen < asked:
+        raise UsageError(
+            f"{origin} gives {chosen} crops, and {asked} are asked for.",
+            "Ask for fewer with --calib-crops, or give more pictures.",
         )
 
 
-def _decode(cv2: Any, data: bytes, path: Path) -> Image:
-    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise UsageError(f"{path} is not a readable picture.", "Take it out of the folder.")
-    return np.ascontiguousarray(bgr[:, :, ::-1])
+def _survey(source: Origin, side: int, notes: list[str]) -> tuple[list[Entry], list[str | None]]:
+    """The pictures that can be cut, and the hash of each, None of a flat one; notes of the others."""
+    usable: list[Entry] = []
+    hashes: list[str | None] = []
+    unreadable: list[str] = []
+    small = 0
+    for entry in source.entries:
+        try:
+            picture = entry.read()
+        except UnreadableError as error:
+            unreadable.append(error.path.name)
+            continue
+        if min(picture.rainy.shape[:2]) < side:
+            small += 1
+            continue
+        usable.append(entry)
+        hashes.append(_hash(picture.rainy if picture.clean is None else picture.clean))
+    if unreadable:
+        more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+        notes.append(f"Left out, as no readable pictures: {', '.join(unreadable[:NAMED])}{more}.")
+    if small:
+        notes.append(f"{small} pictures are smaller than {side} pixels and were left out.")
+    return usable, hashes
 
 
-def _video(path: Path) -> Iterator[Picture]:
-    """Frames spread over all of it: when they get too many, every other one goes."""
-    av = need("av")
-    sha = hashlib.sha256(path.read_bytes()).hexdigest()
-    kept: list[tuple[int, Image]] = []
-    every = 1
-    try:
-        with av.open(str(path)) as container:
-            for index, frame in enumerate(container.decode(video=0)):
-                if index % every == 0:
-                    kept.append((index, frame.to_ndarray(format="rgb24")))
-                if len(kept) > MOST_FRAMES:
-                    kept, every = kept[::2], every * 2
-    except av.FFmpegError as error:
-        raise SdpsError(f"{path} cannot be read as a video: {error.strerror}.") from error
-    for index, image in kept:
-        yield Picture(f"{path.name}#{index}", image, None, "video", sha)
+def _hash(image: Image) -> str | None:
+    """None of a flat picture, whose hash would be that of every other."""
+    return None if int(image.max()) - int(image.min()) <= 2 * FLAT else perceptual_hash(image)
 
 
-def _rained_photos() -> Iterator[Picture]:
-    from sdps.training.evaluate import rainy_pairs
-    from sdps.training.photos import load_split, photo_list
+def _split(
+    source: Origin, usable: Sequence[Entry], hashes: Sequence[str | None], notes: list[str]
+) -> tuple[list[Entry], list[Entry]]:
+    """What calibrates and what verifies.
 
-    photos = load_split("calibrate")
-    names = [photo.path for photo in photo_list("calibrate")]
-    for look in LOOKS:
-        for name, (rainy, clean) in zip(names, rainy_pairs(photos, look), strict=True):
-            yield Picture(name, rainy, clean, look, hashlib.sha256(clean.tobytes()).hexdigest())
+    Raises:
+        UsageError: all pictures show one scene.
+    """
+    if source.kind == "photos":  # the same in several rains has the same name
+        names = list(dict.fromkeys(entry.name for entry in usable))
+        groups = [names.index(entry.name) for entry in usable]
+    else:
+        groups = scenes(hashes)
+    if source.kind == "film":
+        parts = split_film(len(usable))
+        if {groups[i] for i in parts[0]} & {groups[i] for i in parts[1]}:
+            notes.append(
+                "The film's last third, which verifies, shows a scene that calibrates too, as it does with "
+                "a still camera; on other scenes the drift may be larger."
+            )
+    elif len(set(groups)) < 2:
+        raise UsageError(
+            f"The {len(usable)} pictures of {source.name} all show one scene; two are the least.",
+            "One serves to calibrate, another to verify: add pictures of something else.",
+        )
+    else:
+        parts = split_groups(groups)
+    return [usable[i] for i in parts[0]], [usable[i] for i in parts[1]]
 
 
-def _split(pictures: Sequence[Picture]) -> tuple[list[Picture], list[Picture]]:
-    """Every third source verifies; of a video the last third, as neighbouring frames are alike."""
-    names = list(dict.fromkeys(p.name for p in pictures))
-    of_video = pictures[0].group == "video"
-    held = set(names[-max(1, len(names) // 3) :] if of_video else names[1::3])
-    return [p for p in pictures if p.name not in held], [p for p in pictures if p.name in held]
-
-
-def _choose(pictures: Sequence[Picture], count: int, side: int) -> tuple[list[Crop], int]:
-    """`count` crops by greedy k-centre over `features`; and how many flat ones were passed over."""
-    candidates: list[Crop] = []
+def _choose(entries: Sequence[Entry], count: int, side: int) -> tuple[list[_Candidate], int]:
+    """`count` places by greedy k-centre over `features`; and how many flat ones were passed over."""
+    candidates: list[_Candidate] = []
     flat = 0
-    for index, picture in enumerate(pictures):
+    for index, entry in enumerate(entries):
+        image = entry.read().rainy
         rng = np.random.default_rng((20, index))
-        height, width = picture.rainy.shape[:2]
+        height, width = image.shape[:2]
         places = {
             (int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)))
             for _ in range(PER_PICTURE)
         }
         for top, left in sorted(places):
-            crop = Crop(picture, top, left, side)
-            if crop.image.std() < FLAT:
+            cut = _window(image, top, left, side)
+            if cut.std() < FLAT:
                 flat += 1
             else:
-                candidates.append(crop)
+                candidates.append(_Candidate(entry, top, left, features(cut)))
     if not candidates:
         return [], flat
-    return [candidates[i] for i in k_centres(np.stack([features(c.image) for c in candidates]), count)], flat
+    return [candidates[i] for i in k_centres(np.stack([c.features for c in candidates]), count)], flat
+
+
+def _cut(chosen: Sequence[_Candidate], side: int) -> list[Crop]:
+    """The crops themselves, in the same order. Every picture is read once more, and let go."""
+    made: dict[int, Crop] = {}
+    for entry in dict.fromkeys(place.entry for place in chosen):
+        picture = entry.read()
+        of_it = ((i, place) for i, place in enumerate(chosen) if place.entry is entry)
+        made |= {i: _crop(place, picture, side) for i, place in of_it}
+    return [made[i] for i in range(len(chosen))]
+
+
+def _crop(place: _Candidate, picture: Picture, side: int) -> Crop:
+    image, clean = (
+        None if whole is None else _window(whole, place.top, place.left, side)
+        for whole in (picture.rainy, picture.clean)
+    )
+    assert image is not None
+    return Crop(place.entry.name, place.entry.group, picture.sha256, place.top, place.left, image, clean)
+
+
+def _window(image: Image, top: int, left: int, side: int) -> Image:
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
 def features(image: Image) -> npt.NDArray[np.float64]:

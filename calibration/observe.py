@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +28,9 @@ PATCHES = 32
 """Most of them for one tensor: 8,000 places are enough for the moments of 3x3 neighbourhoods."""
 GROUP_BYTES = 1280 << 20
 """Most that the tensors observed in one run may hold: tau=3 has 2.3 GB of them at 256x256."""
+
+DAMAGED = (BadZipFile, OSError, EOFError, ValueError, KeyError, IndexError)
+"""What NumPy raises of a file that is cut short, or is none of its own."""
 
 Step = Callable[[str, int, int], None]
 """step(what, done, all)."""
@@ -74,9 +79,12 @@ def observe_cached(
     pictures: Sequence[Image],
     step: Step = lambda *_: None,
 ) -> dict[str, TensorStatistics]:
-    """As `observe`, kept in `file` (.npz), whose name must tell graph, set and OBSERVER_VERSION."""
+    """As `observe`, kept in `file` (.npz), whose name must tell graph, set and OBSERVER_VERSION.
+
+    A file that is damaged is observed anew and replaced.
+    """
     if file.is_file():
-        with np.load(file) as stored:
+        with suppress(*DAMAGED), np.load(file) as stored:
             return {name: _stored(stored, i) for i, name in enumerate(tensors)}
     statistics = observe(model, tensors, pictures, step)
     arrays: dict[str, npt.NDArray[Any]] = {}

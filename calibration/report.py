@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,9 @@ from sdps.calibration.drift import DriftBudget
 from sdps.calibration.sensitivity import Sensitivity
 from sdps.core.artifact import atomic_path, write_bytes, write_json
 from sdps.core.console import need
+from sdps.core.errors import SdpsError
+
+FILES = ("report.json", "report.md", "pareto.png")
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,7 @@ class Int8Report:
             "notes": list(self.notes),
             "chosen": self.chosen.to_json(),
             "kept": self.kept(),
-            "pareto": [point.to_json() for point in pareto(self.points)],
+            "pareto": [point.to_json() for point in pareto(self.points, self.chosen)],
             "points": [point.to_json() for point in self.points],
             "sensitivity": [
                 {**vars(entry), "weight": self.weights[entry.name]} for entry in self.sensitivities
@@ -90,17 +97,19 @@ class Int8Report:
         lines = [f"# INT8 of {self.name}", "", self.budget.explain(self.chosen.drift) + ".", ""]
         lines += [
             "| MACs in INT8 | layers kept | loss, dB | worst tile, dB | colour shift, levels "
-            "| to FP32, dB | budget used | |",
-            "|---:|---:|---:|---:|---:|---:|---:|---|",
+            "| worst picture's | to FP32, dB | worst tile's | budget used | |",
+            "|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|",
         ]
-        for point in pareto(self.points):
+        for point in pareto(self.points, self.chosen):
             drift = point.drift
             lines.append(
                 f"| {point.share:.2%} | {len(point.kept)} | {drift.worst_loss:.3f} | {drift.tile_db:.2f} | "
-                f"{drift.worst_shift:.3f} | {drift.psnr_db:.1f} | {point.used:.0%} | "
+                f"{drift.worst_shift:.3f} | {drift.picture_shift:.3f} | {drift.psnr_db:.1f} | "
+                f"{drift.tile_psnr_db:.1f} | {point.used:.0%} | "
                 f"{'chosen' if point is self.chosen else ''} |"
             )
-        lines += ["", f"{len(self.points)} choices were measured; shown are those that no other beats.", ""]
+        shown = "shown are those that no other beats, and the chosen one"
+        lines += ["", f"{len(self.points)} choices were measured; {shown}.", ""]
         if self.chosen.kept:
             lines += ["## Kept in floating point", ""]
             lines += [f"- `{row['layer']}`: {row['why']}." for row in self.kept()]
@@ -108,8 +117,8 @@ class Int8Report:
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> list[Path]:
-        """`report.json`, `report.md` and `pareto.png` in a folder; returns their paths."""
-        paths = [folder / name for name in ("report.json", "report.md", "pareto.png")]
+        """`FILES` in a folder; returns their paths."""
+        paths = [folder / name for name in FILES]
         write_json(paths[0], self.to_json())
         write_bytes(paths[1], self.to_markdown().encode())
         with atomic_path(paths[2]) as temporary:
@@ -117,12 +126,56 @@ class Int8Report:
         return paths
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both share and budget used, by share."""
+@contextmanager
+def report_folder(folder: Path) -> Iterator[Path]:
+    """Yields an empty folder beside `folder`; its files go there if the body succeeds.
+
+    A report that cannot be written is found out before the body and its minutes of work; if the body
+    raises, `folder` stays as it was.
+
+    Raises:
+        MissingDependency: matplotlib is not installed.
+        SdpsError: a file is in the way, or the folder cannot be made or written to.
+    """
+    need("matplotlib", "int8")
+    for place in (folder, *(folder / name for name in FILES)):
+        if place.exists() and place.is_dir() != (place == folder):
+            raise SdpsError(
+                f"{place} is in the way of the report.", "Move it away, or choose another --out or --name."
+            )
+    if folder.is_dir() and not os.access(folder, os.W_OK):
+        raise SdpsError(f"The folder {folder} is not writable.", "Choose another output folder.")
+    with _writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
+    try:
+        yield made
+        with _writing(folder):
+            folder.mkdir(exist_ok=True)
+            for path in made.iterdir():
+                path.replace(folder / path.name)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SdpsError(
+            f"The report cannot be written to {folder}: {error.strerror}.",
+            "Is there room, and may this user write there?",
+        ) from error
+
+
+def pareto(points: Sequence[Point], chosen: Point | None = None) -> list[Point]:
+    """The points that no other beats in both share and budget used, by share; and the chosen one."""
     best = [
         p
         for p in points
-        if not any(
+        if p is chosen
+        or not any(
             (o.share >= p.share and o.used <= p.used) and (o.share > p.share or o.used < p.used)
             for o in points
         )
@@ -139,7 +192,7 @@ def plot(report: Int8Report, target: Path) -> None:
     figure = Figure(figsize=(7, 4.2), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)  # no display, and no state shared with whoever else plots
     axes = figure.add_subplot()
-    front = pareto(report.points)
+    front = pareto(report.points)  # without the chosen one, which has a mark of its own
     axes.axhspan(0, 1, color="tab:green", alpha=0.08)
     axes.axhline(1, color="tab:green", linewidth=1)
     axes.plot(

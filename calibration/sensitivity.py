@@ -7,13 +7,14 @@ layers a pass over whole crops would take hours, and the rank of a layer hardly 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
 
-from sdps.calibration.drift import DriftBudget, Pair, Verifier
+from sdps.calibration.drift import Drift, DriftBudget, Pair, Verifier
 from sdps.calibration.layers import Layer
 from sdps.calibration.observe import Step
 from sdps.calibration.recipe import Calibrated
@@ -24,7 +25,7 @@ RANKED_ON = 6
 """Pictures that layers are ranked on; choices are measured on all."""
 WORK = 50e12
 """Multiply-accumulates that a pass may take: about half an hour of one core."""
-LEAST_SIDE = 64
+LEAST_SIDE, GRAIN = 64, 16
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,25 @@ class Sensitivity:
     excess: float
 
 
+@dataclass(frozen=True)
+class Alone:
+    """What is kept of a layer: the drift itself, as the next run may have other bounds.
+
+    Attributes:
+        name: The layer's name.
+        macs: Its multiply-accumulates.
+        drift: Of the graph with this layer alone in INT8.
+    """
+
+    name: str
+    macs: int
+    drift: Drift
+
+    def within(self, budget: DriftBudget) -> Sensitivity:
+        """Its cost in parts of a budget."""
+        return Sensitivity(self.name, self.macs, self.drift.noise, budget.excess(self.drift))
+
+
 def measure_layers(
     calibrated: Calibrated,
     verifier: Verifier,
@@ -57,7 +77,8 @@ def measure_layers(
         calibrated: The graph.
         verifier: Pictures; a few are enough to rank layers.
         budget: What `excess` is in parts of.
-        file: JSON lines of what is measured already; its name must tell graph, set and options.
+        file: JSON lines of what is measured already; its name must tell graph, set and options, not the
+            budget.
         step: Told how far it is.
     """
     known = {entry.name: entry for entry in read_lines(file)}
@@ -68,23 +89,26 @@ def measure_layers(
         for done, layer in enumerate(layers):
             if layer.name not in known:
                 drift = verifier.measure(calibrated.graph([layer.name]))
-                known[layer.name] = Sensitivity(layer.name, layer.macs, drift.noise, budget.excess(drift))
+                known[layer.name] = Alone(layer.name, layer.macs, drift)
                 stream.write(json.dumps(asdict(known[layer.name])) + "\n")
                 stream.flush()
             step("Measuring layers alone", done + 1, len(layers))
-    return [known[layer.name] for layer in layers]
+    return [known[layer.name].within(budget) for layer in layers]
 
 
-def ranking_pairs(pairs: Sequence[Pair], layers: int, macs_per_pixel: float) -> list[Pair]:
+def ranking_pairs(pairs: Sequence[Pair], layers: int, macs_per_pixel: float, stride: int = 1) -> list[Pair]:
     """A few of the pictures, cut about their middle to a side that keeps the pass within WORK.
 
     Args:
         pairs: The verification pictures.
         layers: How many are to be measured.
         macs_per_pixel: Of the graph.
+        stride: What the graph takes multiples of.
     """
     few = pairs[:: max(1, len(pairs) // RANKED_ON)]
-    side = max(LEAST_SIDE, int((WORK / max(1.0, layers * len(few) * macs_per_pixel)) ** 0.5) // 16 * 16)
+    grain = math.lcm(GRAIN, stride)
+    affordable = int((WORK / max(1.0, layers * len(few) * macs_per_pixel)) ** 0.5)
+    side = max(math.ceil(LEAST_SIDE / grain), affordable // grain) * grain
     return [
         Pair(_middle(p.rainy, side), None if p.clean is None else _middle(p.clean, side), p.group)
         for p in few
@@ -96,13 +120,15 @@ def _middle(image: Image, side: int) -> Image:
     return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
-def read_lines(file: Path) -> list[Sensitivity]:
-    """What an earlier run has measured; a line that it was killed in is left out."""
+def read_lines(file: Path) -> list[Alone]:
+    """What an earlier run has measured; a line that it was killed in is left out, and so are those
+    of versions that kept no drift, or less of one."""
     found = []
     if file.is_file():
         for line in file.read_text(encoding="utf-8").splitlines():
             try:
-                found.append(Sensitivity(**json.loads(line)))
-            except (ValueError, TypeError):
+                stored = json.loads(line)
+                found.append(Alone(stored["name"], stored["macs"], Drift.restored(stored["drift"])))
+            except (ValueError, TypeError, KeyError, AttributeError):
                 continue
     return found

@@ -53,7 +53,7 @@ class ModelError(SdpsError):
 
 
 class TrainingError(SdpsError):
-    """The device failed or its memory ran out while training; what was saved stays."""
+    """The device failed, its memory ran out, or training diverged; what was saved stays."""
 
 
 class SourceError(SdpsError):

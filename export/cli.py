@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from sdps.export.screen import progress, show_parity, show_rewrites
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+    from sdps.export.int8_job import Int8Job
     from sdps.export.job import ExportJob
     from sdps.export.parity import Bounds
 
@@ -103,6 +105,12 @@ def export(
         "allow_overlap": allow_overlap or None,
     }
     check_calibration(chosen, calibration)
+    if chosen == "int8" and (no_rewrite or explain):
+        raise UsageError(
+            f"{'--no-rewrite' if no_rewrite else '--explain'} does not go with INT8, which is made of the "
+            "rewritten graph.",
+            "Leave it out; an FP32 export with it shows what the rewrites do.",
+        )
     fixed, shapes = sizes_of(size, dynamic, engine_sizes, cameras)
     if engine not in ENGINES:
         raise UsageError(f"There is no engine {engine!r}.", f"Choose one of {', '.join(ENGINES)}.")
@@ -161,8 +169,13 @@ def export(
         return
     seen: list[ModelProto] = []
     graph = out / f"{job.stem}.onnx"
+    folder = graph.with_suffix(".int8")
     # Around all of it, so that a folder that cannot be written to is found out before the work.
-    with locked(graph, partial(_say, quiet)), atomic_path(graph) as temporary:
+    with ExitStack() as around:
+        around.enter_context(locked(graph, partial(_say, quiet)))
+        temporary = around.enter_context(atomic_path(graph))
+        # Ends first: no graph comes without its report.
+        made = around.enter_context(_report_folder(int8_job, folder)) if int8_job else None
         with progress(quiet) as (bar, task):
             watch = seen.append if explain else None
             exported = run_job(job, lambda text: bar.update(task, description=text), watch)
@@ -172,11 +185,12 @@ def export(
             show_parity(exported, bounds)
         require(exported.drifts, bounds)
         temporary.write_bytes(exported.model.SerializeToString())
-    typer.echo(str(graph))
+        reports = exported.int8.write(made) if exported.int8 and made else []
+    for written in (graph, *(folder / report.name for report in reports)):
+        typer.echo(str(written))
     if exported.int8:
-        for written in exported.int8.write(graph.with_suffix(".int8")):
-            typer.echo(str(written))
-        _say(quiet, exported.int8.summary())
+        for line in (*exported.int8.notes, exported.int8.summary()):
+            _say(quiet, line)
     if flavour is None:
         _say(quiet, why_none)
     else:
@@ -194,6 +208,14 @@ def export(
         with progress(quiet) as (bar, task):
             make_engine(graph, plan, bar, task, partial(_say, quiet))
     _say(quiet, f"Run it: sdps-run --model {graph} --input rain.jpg --output restored.png")
+
+
+def _report_folder(job: Int8Job, folder: Path) -> AbstractContextManager[Path]:
+    """Where an INT8 graph's report is made, once all that it needs is known to be there."""
+    from sdps.calibration.report import report_folder
+
+    job.check_cache()
+    return report_folder(folder)
 
 
 def _export_family(job: ExportJob, out: Path, bounds: Bounds, quiet: bool) -> None:

@@ -15,7 +15,7 @@ import onnx
 from torch import nn
 
 from sdps.calibration.budget import Point, Search
-from sdps.calibration.drift import DriftBudget, Verifier
+from sdps.calibration.drift import BOUND_OPTIONS, DriftBudget, Verifier
 from sdps.calibration.frames import CROP, CalibrationSet, build_set
 from sdps.calibration.layers import Layer, find_layers, picture_facing
 from sdps.calibration.observe import OBSERVER_VERSION, Step
@@ -24,17 +24,20 @@ from sdps.calibration.recipe import Calibrated, Options, calibrate
 from sdps.calibration.report import Int8Report
 from sdps.calibration.rounding import ROUNDING_VERSION
 from sdps.calibration.sensitivity import WORK, Sensitivity, measure_layers, ranking_pairs
+from sdps.core.artifact import atomic_path
 from sdps.core.cache import cache_folder
-from sdps.core.errors import ExportError, UsageError
+from sdps.core.errors import ExportError, SdpsError, UsageError
 from sdps.core.manifest import GraphManifest
 from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import REFERENCE, macs_by_node
 from sdps.export.module_map import export_mapped
-from sdps.export.onnx_export import describe, export_graph
+from sdps.export.onnx_export import describe, export_graph, manifest_of
 from sdps.export.precision import fp32_islands, to_fp16
 from sdps.export.rehearsal import rehearse
 
 REST = ("fp16", "fp32")
+TRUTH_BOUNDS = ("loss_db", "tile_db")
+"""Bounds that only a calibration set with ground truth can be held to."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Int8Job:
         rest: What is not INT8 is 'fp16' (GPUs) or 'fp32' (CPUs, which have no FP16 convolutions).
         options: How to calibrate.
         cache: Folder for statistics and sensitivities.
+        truth_options: The options given that only a set with ground truth can answer.
     """
 
     calib: str
@@ -60,6 +64,37 @@ class Int8Job:
     allow_overlap: bool = False
     rest: str = "fp16"
     options: Options = field(default_factory=Options)
+    truth_options: Sequence[str] = ()
+
+    def check_cache(self) -> None:
+        """Before the minutes of work whose results go there.
+
+        Raises:
+            SdpsError: the folder cannot be made or written to.
+        """
+        try:
+            with atomic_path(self.cache / "probe") as temporary:
+                temporary.touch()
+            (self.cache / "probe").unlink(missing_ok=True)
+        except (SdpsError, OSError) as error:
+            cause = error.message if isinstance(error, SdpsError) else str(error)
+            raise SdpsError(
+                f"INT8 needs a cache that can be written, and {self.cache} cannot: {cause}",
+                "Set SDPS_HOME to a folder that can.",
+            ) from error
+
+    def check_truth(self, chosen_set: CalibrationSet) -> None:
+        """Whether what was asked for can be measured on a set.
+
+        Raises:
+            UsageError: a loss against the ground truth is bounded, and there is none.
+        """
+        if self.truth_options and all(crop.pair.clean is None for crop in chosen_set.verify):
+            raise UsageError(
+                f"{chosen_set.origin} has no ground truth, against which {' and '.join(self.truth_options)} "
+                "would be measured.",
+                "Give pairs (input/ and target/), or bound the PSNR against FP32 with --min-psnr.",
+            )
 
 
 def parse_int8(asked: Mapping[str, Any], min_psnr: float | None) -> Int8Job:
@@ -77,12 +112,19 @@ def parse_int8(asked: Mapping[str, Any], min_psnr: float | None) -> Int8Job:
     bounds: dict[str, float] = {
         key: given.pop(key) for key in ("loss_db", "tile_db", "shift") if key in given
     }
+    truth_options = tuple(BOUND_OPTIONS[key] for key in TRUTH_BOUNDS if key in bounds)
     if min_psnr is not None:
         bounds["psnr_db"] = min_psnr
     options = Options(given.pop("calibrator")) if "calibrator" in given else Options()
     if given.get("rest", REST[0]) not in REST:
         raise UsageError(f"There is no rest {given['rest']!r}.", f"Choose one of {', '.join(REST)}.")
-    return Int8Job(cache=cache_folder() / "int8", budget=DriftBudget(**bounds), options=options, **given)
+    return Int8Job(
+        cache=cache_folder() / "int8",
+        budget=DriftBudget(**bounds),
+        options=options,
+        truth_options=truth_options,
+        **given,
+    )
 
 
 _TUNED = (
@@ -99,7 +141,6 @@ class Quantised:
 
     model: onnx.ModelProto
     report: Int8Report
-    summary: dict[str, Any]
 
 
 def quantise_network(
@@ -123,13 +164,14 @@ def quantise_network(
         The graph with its manifest (without drift against PyTorch), and the report.
 
     Raises:
-        UsageError: the calibration set is not fit for it.
+        UsageError: the calibration set is not fit for it, or lacks the truth that was asked about.
         ExportError: not even FP16 keeps the budget, or the weights give NaN.
     """
     if tuned and job.options != Options():
         raise UsageError("The checkpoint brings trained ranges.", "Leave --calibrator out.")
     step("Choosing the calibration set", 0, 0)
-    chosen_set = build_set(job.calib, job.crops, job.crop_side, job.allow_overlap)
+    chosen_set = build_set(job.calib, job.crops, job.crop_side, job.allow_overlap, manifest.stride)
+    job.check_truth(chosen_set)
     step("Tracing the network", 0, 0)
     plain = replace(manifest, precision="fp32", size="dynamic")
     mapped = export_mapped(network, plain) if tuned else None
@@ -159,24 +201,30 @@ def quantise_network(
     total = sum(macs.values())
     search = Search(calibrated, verifier, job.budget, total, step, int(WORK / (total * len(verifier.pairs))))
     sensitivities: list[Sensitivity] = []
+    notes: list[str] = []
     if tuned:  # the layers that were trained have learnt to make up for each other: all of them or none
         point = search.measure(frozenset(layer.name for layer in layers) - calibrated.quantised.keys())
     elif not search.satisfied(point := search.all_int8()):
-        few = ranking_pairs(verifier.pairs, len(layers), total / (REFERENCE.height * REFERENCE.width))
-        lines = job.cache / f"{stem}-{_digest(repr(options) + ROUNDING_VERSION)[:8]}.jsonl"
+        per_pixel = total / (REFERENCE.height * REFERENCE.width)
+        few = ranking_pairs(verifier.pairs, len(layers), per_pixel, manifest.stride)
+        # Not by the budget: what is kept is the drift, which holds for any.
+        told = f"{options!r}{ROUNDING_VERSION}{manifest.stride}"
+        lines = job.cache / f"{stem}-{_digest(told)[:8]}.jsonl"
         sensitivities = measure_layers(calibrated, Verifier(model, few), job.budget, lines, step)
         point = search.run(sensitivities)
-    graph, final = _finish(network, manifest, calibrated, layers, point, convert, step)
+        notes += search.warnings(point)
+    graph, rewrites = _finish(network, manifest, calibrated, layers, point, convert, step)
     if job.rest == "fp16":
         # The search ran with FP32 around INT8; what is delivered has to hold as well.
         names = [layer.name for layer in layers if layer.name not in point.kept]
         drift = verifier.measure(rehearse(to_fp16(infer_types(calibrated.graph(names)))))
-        point = replace(point, drift=drift, used=job.budget.excess(drift))
-        search.points.append(point)
+        around = replace(point, drift=drift, used=job.budget.excess(drift))
+        search.points[:] = [around if other is point else other for other in search.points]
+        point = around
     if point.used > 1 or not len(point.kept) < len(layers):
-        raise refusal(search.points, job.budget, tuned is not None)
+        raise refusal(search.points, job.budget, tuned is not None, point)
     integer = integer_convolutions(graph, macs_by_node(graph))
-    settings, notes, reasons = asdict(options), [], {}
+    settings, reasons = asdict(options), {}
     if tuned:
         settings, notes = tuned.settings(), [_TUNED]
         facing = picture_facing(model, layers)
@@ -198,7 +246,7 @@ def quantise_network(
         "kept": [layer.weight for layer in layers if layer.name in point.kept],
         "note": "What the graph asks for; an engine may still choose floating-point kernels.",
     }
-    describe(graph, replace(final, int8=summary))
+    describe(graph, replace(manifest, rewrites=rewrites, int8=summary))
     report = Int8Report(
         manifest.name,
         job.budget,
@@ -211,22 +259,30 @@ def quantise_network(
         (*chosen_set.notes, *notes),
         reasons,
     )
-    return Quantised(graph, report, summary)
+    return Quantised(graph, report)
 
 
-def refusal(points: Sequence[Point], budget: DriftBudget, tuned: bool) -> ExportError:
+def refusal(
+    points: Sequence[Point], budget: DriftBudget, tuned: bool, delivered: Point | None = None
+) -> ExportError:
     """That nothing keeps the budget, and what came nearest.
 
     Args:
         points: All that were measured.
         budget: What was asked for.
         tuned: Whether the network was fine-tuned for INT8 already.
+        delivered: The choice as it would be written, measured with its rest as it would be.
     """
-    nearest = min((point for point in points if point.share > 0), key=lambda point: point.used)
+    told, other_rest = "No layer can be INT8", ""
+    if nearest := min((point for point in points if point.share > 0), key=lambda p: p.used, default=None):
+        told = "No choice of INT8 layers keeps the drift budget. The nearest"
+        if nearest.used <= 1 and delivered:  # but with FP32 around INT8, which is no reason to refuse
+            told = "With FP16 around INT8 the chosen layers miss the drift budget"
+            nearest, other_rest = delivered, "try --int8-rest fp32, "
+        told += f", {nearest.share:.1%} in INT8: {budget.explain(nearest.drift)}"
     return ExportError(
-        f"No choice of INT8 layers keeps the drift budget. The nearest, {nearest.share:.1%} in INT8: "
-        f"{budget.explain(nearest.drift)}; no file was written.",
-        "Widen --max-drift, --max-tile-drift or --max-mean-shift, or fine-tune "
+        f"{told}; no file was written.",
+        f"Widen --max-drift, --max-tile-drift or --max-mean-shift, {other_rest}or fine-tune "
         + ("for longer." if tuned else "with sdps-train --qat."),
     )
 
@@ -239,17 +295,19 @@ def _finish(
     point: Point,
     convert: Callable[[onnx.ModelProto], onnx.ModelProto],
     step: Step,
-) -> tuple[onnx.ModelProto, GraphManifest]:
-    """The chosen layers in INT8 in a graph of the manifest's size, the rest converted."""
+) -> tuple[onnx.ModelProto, dict[str, int]]:
+    """The chosen layers in INT8 in a graph of the manifest's size, the rest converted; and the exact
+    rewrites that its FP32 graph went through."""
     step("Writing the INT8 graph", 0, 0)
+    source = calibrated.model
     positions = {index for index, layer in enumerate(layers) if layer.name not in point.kept}
     if manifest.fixed_size is not None:
-        fixed = export_graph(network, replace(manifest, precision="fp32"))
-        calibrated = calibrated.onto(fixed, find_layers(fixed, macs_by_node(fixed), fp32_islands(fixed)))
+        source = export_graph(network, replace(manifest, precision="fp32"))
+        calibrated = calibrated.onto(source, find_layers(source, macs_by_node(source), fp32_islands(source)))
     names = [layer.name for index, layer in enumerate(calibrated.layers) if index in positions]
     graph = convert(infer_types(calibrated.graph(names)))
     onnx.checker.check_model(graph, full_check=True)
-    return graph, manifest
+    return graph, manifest_of(source).rewrites
 
 
 def _to_rest(rest: str) -> Callable[[onnx.ModelProto], onnx.ModelProto]:

@@ -122,10 +122,9 @@ def run_job(
             _fine_tuned(job),
         )
         model, report = quantised.model, quantised.report
-        manifest = replace(manifest, int8=quantised.summary)
     else:
         model = export_graph(network, manifest, tuple(REWRITES) if job.rewrite else (), traced)
-        manifest = manifest_of(model)  # with the rewrites
+    manifest = manifest_of(model)  # with the rewrites, and what INT8 was calibrated on
     if job.tile_means:
         model = with_tile_means(model)
         manifest = replace(manifest, tile_means=manifest_of(model).tile_means)

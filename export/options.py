@@ -208,7 +208,7 @@ Calib = Annotated[
     typer.Option(
         metavar="DIR|VIDEO|photos",
         help="Rainy pictures to calibrate on (pairs in input/ and target/), a video, a recording, "
-        "or 'photos': rain rendered on photographs.",
+        "or 'photos': rain rendered on fetched photographs ('photos:' where a folder is called so).",
         rich_help_panel=INT8_PANEL,
     ),
 ]
@@ -216,21 +216,23 @@ MaxDrift = Annotated[
     float | None,
     typer.Option(
         metavar="DB",
-        help="Most PSNR to lose against the ground truth. (default: 0.1)",
+        help="Most PSNR to lose against the ground truth, mean of a kind of rain. (default: 0.1)",
         rich_help_panel=INT8_PANEL,
     ),
 ]
 MaxTileDrift = Annotated[
     float | None,
     typer.Option(
-        metavar="DB", help="The same in any single tile. (default: 0.5)", rich_help_panel=INT8_PANEL
+        metavar="DB",
+        help="The same in any single tile; either needs ground truth. (default: 0.5)",
+        rich_help_panel=INT8_PANEL,
     ),
 ]
 MaxMeanShift = Annotated[
     float | None,
     typer.Option(
         metavar="LEVELS",
-        help="Most change of a colour channel's mean. (default: 0.25)",
+        help="Most change of a colour channel's mean, itself the mean of a kind of rain. (default: 0.25)",
         rich_help_panel=INT8_PANEL,
     ),
 ]

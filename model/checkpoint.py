@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from sdps.core.artifact import write_bytes
 from sdps.core.console import need
 from sdps.core.errors import CheckpointError
+from sdps.core.weights_file import kind_of
 from sdps.model import psfnet as net
 from sdps.model.ablations import ablation_of
 from sdps.model.psfnet import PSF_SIZE, SDPSFNet, SDPSFNetConfig
@@ -70,6 +72,11 @@ PUBLISHED: dict[type[nn.Module], dict[str, str]] = {
 }
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "net")
+
+FIRST = ("stage_in.shallow_feat.shallow_feat.0.weight", "stage_in.shallow.conv_in.weight")
+"""A weight that every SD-PSFNet has, as the authors call it and as we do."""
+STAGES = ("stage_in", "stage_mid", "stage_osr")
+"""All that a network consists of."""
 
 
 def published_names(network: SDPSFNet) -> dict[str, str]:
@@ -146,9 +153,11 @@ def load_checkpoint(path: str | Path) -> SDPSFNet:
     """Loads an SD-PSFNet from the authors' `.pth` layout or from safetensors.
 
     Args:
-        path: A `.pth`/`.pt` file (plain, or wrapped in `state_dict`, `model`, `params`, with or
-            without `module.` prefixes), read with `weights_only=True` and never otherwise; or a
-            `.safetensors` file, in the authors' keys or in ours.
+        path: A PyTorch file (plain, or wrapped in `state_dict`, `model`, `params`, with or without
+            `module.` prefixes), read with `weights_only=True` and never otherwise; or safetensors.
+            In the authors' keys or in ours. What it is its content tells, whatever the suffix.
+            Lightning keeps a loss' weights beside the network's: those are ignored, and standard
+            error says so.
 
     Returns:
         The network in eval mode, float32, on the CPU, tau and widths as the shapes say.
@@ -158,13 +167,15 @@ def load_checkpoint(path: str | Path) -> SDPSFNet:
             unknown, shapes that do not fit, or weights that are not finite.
     """
     path = Path(path)
-    state = strip_prefixes(read_state(path))
+    state, foreign = _own(strip_prefixes(read_state(path)))
     if any(key.startswith("stage_in.shallow.") for key in state):
         state = _from_ours(state)
     network = SDPSFNet(infer_config(state))
     names = published_names(network)
     _check(path, state, {names[key]: value.shape for key, value in network.state_dict().items()})
     network.load_state_dict({ours: state[theirs].float() for ours, theirs in names.items()}, strict=True)
+    if foreign:
+        sys.stderr.write(f"{path.name}: {_some('beside the network ignored', foreign).rstrip()}\n")
     return network.eval().requires_grad_(False)
 
 
@@ -174,7 +185,10 @@ def read_state(path: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: no such file, not readable without running code, or no weights in it.
     """
-    return _unwrap(_read(path))
+    loaded = _read(path)
+    if isinstance(loaded, Mapping) and {"network", "optimiser", "recipe"} <= loaded.keys():
+        raise CheckpointError(f"{path} is for going on with a training run.", _weights_beside(path))
+    return _unwrap(loaded)
 
 
 def save_checkpoint(network: SDPSFNet, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -184,6 +198,33 @@ def save_checkpoint(network: SDPSFNet, path: str | Path, metadata: Mapping[str, 
 
     tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.named_parameters()}
     write_bytes(Path(path), save(tensors, metadata=dict(metadata or {})))
+
+
+class _Dtype:
+    """Stands for numpy's dtype while a checkpoint is read; it does nothing with what it is given."""
+
+    def __init__(self, *arguments: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+def _scalar(*arguments: object) -> None:
+    """Stands for numpy's scalars (a trainer's best PSNR): no weight is one, so the value is dropped."""
+
+
+# By their names under numpy 2 and before. Numpy's own code is not run on a file's bytes.
+NUMPY_SCALARS: list[Any] = [
+    (_scalar, "numpy._core.multiarray.scalar"),
+    (_scalar, "numpy.core.multiarray.scalar"),
+    (_Dtype, "numpy.dtype"),
+]
+
+
+def _weights_beside(path: Path) -> str:
+    """Where the weights are that a run's `last.pt` was saved with."""
+    weights = [path.with_name(f"{name}.safetensors") for name in (path.stem, "last", "best")]
+    there = next((file for file in weights if file.is_file()), None)
+    return f"Its weights are beside it: {there}" if there else "Give last.safetensors of that run."
 
 
 def _read(path: Path) -> Any:
@@ -197,16 +238,19 @@ def _read(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is a Git LFS pointer, not the weights.", "Fetch them with: git lfs pull"
         )
-    # A zip archive, or the bare pickle that PyTorch wrote before 1.6.
-    if path.suffix != ".safetensors" and not head.startswith((b"PK", b"\x80")):
+    # By name where the content says nothing: a damaged file gets the reader's own words.
+    kind = kind_of(head) or ("safetensors" if path.suffix.lower() == ".safetensors" else "")
+    if not kind:
         raise CheckpointError(f"{path} is not a PyTorch file.", "Give a .pth or .safetensors checkpoint.")
     try:
-        if path.suffix == ".safetensors":
+        if kind == "safetensors":
             need("safetensors")
             from safetensors.torch import load_file
 
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
+        # A stream, because from a path torch.load judges by the suffix again.
+        with path.open("rb") as stream, torch.serialization.safe_globals(NUMPY_SCALARS):
+            return torch.load(stream, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} holds objects that only running its code could load, so it was not loaded.",
@@ -242,6 +286,20 @@ def strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def _own(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The network's weights without their prefix, and the names of what else stood beside them.
+
+    Something is left out only if one prefix leads to a whole network and nothing outside it is called
+    like a part of one; so two networks (a student and its average) are refused as they were.
+    """
+    prefixes = {key.removesuffix(name) for key in state for name in FIRST if key.endswith("." + name)}
+    foreign = [key for key in state if not key.startswith(tuple(prefixes))]
+    if len(prefixes) != 1 or any(part in STAGES for key in foreign for part in key.split(".")):
+        return state, []
+    prefix = prefixes.pop()
+    return {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}, foreign
 
 
 def _from_ours(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -99,9 +99,8 @@ def _check(file: KnownFile, path: Path, url: str, target: Path) -> None:
 def _download(file: KnownFile, url: str, part: Path, target: Path, progress: Progress) -> None:
     """Until all has come, or the server ended of its own accord, or nothing comes any more."""
     httpx = need("httpx")
-    timeout = httpx.Timeout(TIMEOUT_SECONDS)
     idle = 0
-    with httpx.Client(timeout=timeout, follow_redirects=True) as client:
+    with _client(file, url, target) as client:
         while True:
             before = part.stat().st_size if part.is_file() else 0
             if before >= file.size:
@@ -123,6 +122,20 @@ def _download(file: KnownFile, url: str, part: Path, target: Path, progress: Pro
                 raise SdpsError(
                     f"{url} cannot be downloaded: {error}.", _by_hand(file, url, target)
                 ) from None
+
+
+def _client(file: KnownFile, url: str, target: Path) -> httpx.Client:
+    """What connects; made from the environment too, whose proxies may be of a kind that it cannot use."""
+    httpx = need("httpx")
+    try:
+        return httpx.Client(timeout=httpx.Timeout(TIMEOUT_SECONDS), follow_redirects=True)
+    # SOCKS needs a package that is not there; other schemes, ports and certificate files are wrong.
+    except (ImportError, ValueError, OSError, httpx.InvalidURL) as error:
+        reason = str(error).splitlines()[0].rstrip(".") if str(error) else type(error).__name__
+        raise SdpsError(
+            f"{url} cannot be downloaded with the proxy or the certificates of this environment: {reason}.",
+            _by_hand(file, url, target),
+        ) from None
 
 
 def _receive(client: httpx.Client, file: KnownFile, url: str, part: Path, progress: Progress) -> None:

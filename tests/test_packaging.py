@@ -25,8 +25,9 @@ ALLOWED = {
     "runtime": {"core", "model"},  # model only in the PyTorch reference backend, inside functions
     "benchmarks": {"core", "model", "training", "export", "calibration", "runtime"},
 }
-INSIDE = {"calibration": {"training"}}
-"""What a room uses inside functions only: calibration for rain on photographs."""
+INSIDE = {"calibration": {"training", "runtime"}}
+"""What a room uses inside functions only: calibration for rain on photographs, and for films in the runtime's
+colours."""
 
 
 @pytest.fixture(scope="module")

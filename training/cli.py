@@ -205,7 +205,8 @@ def train(
 
         weights = find_weights(qat)
         preset, original = f"{weights.stem}-qat", load_original(weights)
-    folder = RunFolder(out or Path("runs") / preset, source, original)
+    begun = {"precision": precision, **({} if qat else {"from": _beginning(start)})}
+    folder = RunFolder(out or Path("runs") / preset, source, original, begun)
     if original:
         from sdps.export.screen import progress
         from sdps.training.qat import begin
@@ -226,11 +227,19 @@ def train(
     say(f"{source.count} pictures ({source.name}), {preset}, {recipe.steps} steps, into {folder.path}")
     ending = run(trainer, folder, validate, every, minutes)
     skipped = f", {ending.skipped} of them skipped as not finite" if ending.skipped else ""
-    say(f"{ending.step} steps{skipped}, {ending.images_per_second:.1f} images/s, best {ending.best:.2f} dB")
+    scored = ending.best > float("-inf")
+    best = f"best {ending.best:.2f} dB" if scored else "no validation"
+    if ending.finished and not ending.here:
+        say(
+            f"The run in {folder.path} is finished already: {ending.step} steps, {best}; nothing was trained."
+        )
+        return
+    say(f"{ending.step} steps{skipped}, {ending.images_per_second:.1f} images/s, {best}")
     if ending.signal:
         say(f"Stopped and saved; the same command goes on from step {ending.step}.")
         raise typer.Exit(128 + ending.signal)
-    say(f"wrote {folder.path / 'best.safetensors'} and last.safetensors")
+    written = ("best.safetensors and last" if scored else "last") + ".safetensors"
+    say(f"wrote {folder.path}/{written}")
 
 
 def _check_qat(preset: str | None, start: str | None, precision: str) -> None:
@@ -296,6 +305,14 @@ def _long(recipe: Recipe, preset: str, epochs: int | None, steps: int | None, pi
     if steps is not None:
         recipe = replace(recipe, steps=steps)
     return replace(recipe, warmup=min(recipe.warmup, max(1, recipe.steps // 10)))
+
+
+def _beginning(start: str | None) -> str:
+    """What --from names, by content: a run goes on with nothing else."""
+    from sdps.core.artifact import sha256_of
+    from sdps.model.zoo import find_weights
+
+    return "random weights" if start is None else f"sha256:{sha256_of(find_weights(start))}"
 
 
 def _network(preset: str | None, start: str | None) -> SDPSFNet:

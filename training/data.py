@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from sdps.core.console import need
 from sdps.core.errors import SourceError, UsageError
@@ -106,18 +108,22 @@ class PairPatches(Patches):
     """Random patches of rainy pictures and their clean originals, flipped and turned eight ways.
 
     Each epoch takes one patch of every picture, in another order. A picture that turns out to be
-    damaged is passed over for the next one, always the same.
+    damaged is passed over for the next one, always the same, and named on standard error.
 
     Args:
         pairs: Files, each at least as large as a patch.
         patch, batch, seed: See `Patches`.
+        named: Marks which of the pairs have been named, uint8 [pairs].
 
     Raises:
         UsageError: no pairs.
     """
 
-    def __init__(self, pairs: Sequence[Pair], patch: int, batch: int, seed: int = 0) -> None:
+    def __init__(
+        self, pairs: Sequence[Pair], patch: int, batch: int, seed: int = 0, named: Tensor | None = None
+    ) -> None:
         super().__init__(patch, batch, seed)
+        self.named = torch.zeros(len(pairs), dtype=torch.uint8) if named is None else named
         if not pairs:
             raise UsageError(f"No pair of pictures is {patch} pixels wide and high.", "Use --patch.")
         self.pairs = list(pairs)
@@ -140,11 +146,22 @@ class PairPatches(Patches):
 
     def _read(self, at: int) -> tuple[Image, Image]:
         for tried in range(len(self.pairs)):
+            place = (at + tried) % len(self.pairs)
             try:
-                return read_pair(self.pairs[(at + tried) % len(self.pairs)], self.patch)
-            except SourceError:
-                continue
+                return read_pair(self.pairs[place], self.patch)
+            except SourceError as error:
+                if not self.named[place]:
+                    self.named[place] = 1
+                    _say(f"skipped {error.message}")
         raise SourceError("None of the training pictures can be read.", "Are they still there?")
+
+
+def _say(text: str) -> None:
+    """A line on standard error, also from the processes that prepare batches."""
+    if get_worker_info() is None:
+        print(text, file=sys.stderr, flush=True)
+    else:  # past sys.stderr, which may be the progress bar's, with a lock that was held at the fork
+        os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 class Source(Protocol):
@@ -186,14 +203,16 @@ class PairSource:
 
     def __init__(self, pairs: Sequence[Pair], name: str = "pairs") -> None:
         self.pairs, self.count, self.name = list(pairs), len(pairs), name
+        # Shared by all phases and processes, so that a bad picture is named once and not by each.
+        self.named = torch.zeros(max(1, len(self.pairs)), dtype=torch.uint8).share_memory_()
 
     def patches(self, patch: int, batch: int, seed: int) -> Patches:
-        return PairPatches(self.pairs, patch, batch, seed)
+        return PairPatches(self.pairs, patch, batch, seed, self.named)
 
     def fingerprint(self) -> str:
         files = [(pair.rainy, pair.clean) for pair in self.pairs]
         text = "\n".join(f"{a.name} {a.stat().st_size} {b.name} {b.stat().st_size}" for a, b in files)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 class Steps(Dataset[Any]):

@@ -2,38 +2,43 @@
 
 What is understood (NETWORK.md; the sets differ, and mirrors of them differ again):
 
-- parts: `train`, `val`, `test` (or training, validation, testing), each holding one set or one set
-  per sub-folder (Rain13K: `test/Rain100H`, `test/Rain100L`, ...); without parts it is one set;
+- parts: folders with `train`, `val` or `test` (or training, validation, testing) as a word of their
+  names (`rain_data_test_Heavy`), each holding one set or one set per sub-folder (Rain13K:
+  `test/Rain100H`, `test/Rain100L`, ...); without parts it is one set. How the folder itself is
+  called counts for nothing;
 - a set: two folders beside each other, input|rainy|rain|lq and target|gt|norain|clean, or one
   folder with both kinds of files in it (Rain100L, Rain100H);
 - names: equal in both folders, whatever the suffix, or `rain-NNN` or `norain-NNNx2` for
-  `norain-NNN`.
+  `norain-NNN`. Hidden files and RainTrainL's layers of rain alone are passed over.
 
-Nothing is read but names here; `check_pairs` and `read_rgb` look at the pictures.
+Nothing is read but names here; `check_pairs`, `scene_hash` and `read_rgb` look at the pictures.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sdps.core.console import need
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
-from sdps.runtime.picture_source import decode_picture
+from sdps.runtime.picture_source import MAX_PIXELS, READERS, decode_picture
 from sdps.runtime.sources import PICTURES
 
 INPUTS = ("input", "rainy", "rain", "rain/X2", "rain/x2", "lq", "rainy_image")
 TARGETS = ("target", "gt", "norain", "clean", "groundtruth", "ground_truth", "hq")
 PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
+    "test": ("test", "testing", "testset"),
+    "val": ("val", "valid", "validation", "valset", "eval", "evaluation"),
+    "train": ("train", "training", "trainset"),
 }
+"""Words in the names of folders; of two in one name the first here counts, so no test set is trained on."""
 SHOWN = 5
 """Names that a message lists before it counts the rest."""
 
@@ -55,11 +60,13 @@ class DataSet:
         folder: Where it lies.
         parts: 'train', 'val', 'test', 'test/Rain100H', ... or 'all', each in the order of names.
         problems: One line for each file without a partner.
+        strange: Folders that are called like a part and hold no set that is understood, by part.
     """
 
     folder: Path
     parts: dict[str, list[Pair]]
     problems: list[str] = field(default_factory=list)
+    strange: dict[str, Path] = field(default_factory=dict)
 
     def part(self, *wanted: str) -> dict[str, list[Pair]]:
         """The first of the wanted parts that is there, with its sub-folders; empty if none is."""
@@ -78,36 +85,61 @@ def recognise(folder: Path) -> DataSet:
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.", "Give a folder of rainy and clean pictures.")
+    found = _recognise(folder)
+    if not found.parts:
+        why = "No folder in it is called input or rain, target or norain."
+        below = [inside for inside in _folders(folder) if _recognise(inside).parts]
+        hint = f"Did you mean {below[0]}?" if len(below) == 1 else ""
+        raise UsageError(
+            f"{folder} holds no pairs of rainy and clean pictures. {_listed(found.problems) or why}",
+            hint or "Put them into input/ and target/ under the same names.",
+        )
+    return found
+
+
+def _recognise(folder: Path) -> DataSet:
+    """The same without an error: a set without parts, if there are no pairs."""
     parts: dict[str, list[Pair]] = {}
     problems: list[str] = []
-    for part, names in PARTS.items():
-        for inside in _folders(folder):
-            if inside.name.lower() in names:
-                for label, pairs in _sets(inside, part, problems).items():
-                    parts.setdefault(label, []).extend(pairs)
-    if not parts:
-        parts = _sets(folder, "all", problems)
-    if not any(parts.values()):
-        why = _listed(problems) if problems else "No folder in it is called input or rain, target or norain."
-        raise UsageError(
-            f"{folder} holds no pairs of rainy and clean pictures. {why}",
-            "Put them into input/ and target/ under the same names.",
-        )
-    return DataSet(folder, {name: pairs for name, pairs in parts.items() if pairs}, problems)
+    strange: dict[str, Path] = {}
+    called = {inside: part for inside in _folders(folder) if (part := _part(inside.name))}
+    for inside, part in called.items():
+        exactly = inside.name.lower() in PARTS[part]
+        sets = _sets(inside, part if exactly else f"{part}/{inside.name}", problems)
+        for label, pairs in sets.items():
+            parts.setdefault(label, []).extend(pairs)
+        if not any(sets.values()):
+            strange[part] = inside
+    if not any(pairs and label.startswith("train") for label, pairs in parts.items()):
+        # Beside a test part without one to train on, what is called neither is trained on.
+        parts |= _sets(folder, "all", problems, tuple(called))
+    return DataSet(folder, {name: pairs for name, pairs in parts.items() if pairs}, problems, strange)
 
 
 def pair_up(rainy: Path, clean: Path) -> tuple[list[Pair], list[str]]:
-    """Pairs the files of two folders by name; also a line for each file without a partner.
+    """Pairs the files of two folders by name; `rain-1` and `norain-1x2` are two rains of `norain-1`.
+
+    Returns:
+        The pairs, and a line for each file without a partner and for those that share a name.
 
     Raises:
         UsageError: one of them is no folder or holds no pictures.
     """
     together = rainy == clean
-    inputs = {_key(path): path for path in _pictures(rainy) if not (together and _is_clean(path))}
-    targets = {_key(path): path for path in _pictures(clean) if not together or _is_clean(path)}
-    pairs = [Pair(inputs[key].name, inputs[key], targets[key]) for key in sorted(inputs.keys() & targets)]
-    problems = [f"{inputs[key]} has no clean picture" for key in sorted(inputs.keys() - targets)]
-    problems += [f"{targets[key]} has no rainy picture" for key in sorted(targets.keys() - inputs)]
+    inputs = _by_key(path for path in _pictures(rainy) if not (together and _is_clean(path)))
+    targets = _by_key(path for path in _pictures(clean) if not together or _is_clean(path))
+    pairs: list[Pair] = []
+    problems: list[str] = []
+    for one, other, lacks in ((inputs, targets, "clean"), (targets, inputs, "rainy")):
+        lonely = [path for key in sorted(one.keys() - other) for path in one[key]]
+        problems += [f"{path} has no {lacks} picture" for path in lonely]
+    for key in sorted(inputs.keys() & targets):
+        rains, cleans = inputs[key], targets[key]
+        if len(cleans) == 1 and len({path.stem.lower() for path in rains}) == len(rains):
+            pairs += [Pair(path.name, path, cleans[0]) for path in rains]
+        else:
+            alike = " and ".join(str(path) for files in (rains, cleans) if len(files) > 1 for path in files)
+            problems.append(f"{alike} share a name, so which belongs to which is not known")
     return pairs, problems
 
 
@@ -150,6 +182,24 @@ def refuse(problems: Sequence[str]) -> None:
     """
     if problems:
         raise UsageError(f"{len(problems)} pictures do not fit: {_listed(problems)}", "Mend or remove them.")
+
+
+def scene_hash(path: Path) -> int | None:
+    """The `difference_hash` of a file; None if it cannot be read.
+
+    JPEG is decoded at the smallest scale that will do, which takes a tenth of the time.
+    """
+    pillow = need("PIL.JpegImagePlugin", "train")
+    try:
+        with path.open("rb") as stream:
+            if stream.read(2) != b"\xff\xd8":
+                return difference_hash(read_rgb(path))
+            stream.seek(0)
+            picture = pillow.JpegImageFile(stream)
+            picture.draft("RGB", (72, 64))
+            return difference_hash(np.asarray(picture.convert("RGB")))
+    except (SourceError, OSError, SyntaxError, ValueError, MemoryError):
+        return None
 
 
 def read_rgb(path: Path, smallest: int = 1) -> Image:
@@ -199,22 +249,41 @@ def difference_hash(image: Image) -> int:
 
 def _size(path: Path) -> tuple[int, int] | None:
     """Height and width from the head of the file; None if it is no picture."""
-    pillow = need("PIL.Image", "train")
     try:
-        with pillow.open(path) as image:
+        with path.open("rb") as stream:
+            head = stream.read(8)
+            reader = next((READERS[magic] for magic in READERS if head.startswith(magic)), None)
+            stream.seek(0)
+            if reader is None:
+                return None
+            opened: Any = stream
+            image = reader(opened)
             width, height = image.size
+            if width * height > MAX_PIXELS:
+                return None
             turned = image.getexif().get(0x0112, 1) >= 5
-    except (OSError, SyntaxError, ValueError):
+    except Exception:  # a damaged file raises any of a dozen classes
         return None
     return (width, height) if turned else (height, width)
 
 
-def _sets(folder: Path, label: str, problems: list[str]) -> dict[str, list[Pair]]:
-    """The sets in a folder: it itself, or one in each sub-folder."""
+def _part(name: str) -> str:
+    """The part that a folder's name has as a word: 'test' of rain_data_test_Heavy; '' for none."""
+    words = re.split(r"[\W_]+", name.lower())
+    return next((part for part, names in PARTS.items() if any(word in names for word in words)), "")
+
+
+def _sets(
+    folder: Path, label: str, problems: list[str], without: Sequence[Path] = ()
+) -> dict[str, list[Pair]]:
+    """The sets in a folder: it itself, or one in each sub-folder that is not in `without`.
+
+    A sub-folder that is called a test or validation set is one, wherever it lies.
+    """
     rainy, clean = _find(folder, INPUTS), _find(folder, TARGETS)
     if clean is None or rainy is None:
         # Rain100L as published: the clean pictures beside the folder `rainy`, or all in one folder.
-        here = [path for path in folder.iterdir() if path.suffix.lower() in PICTURES]
+        here = [path for path in folder.iterdir() if _is_picture(path)]
         clean = clean or (folder if any(_is_clean(path) for path in here) else None)
         rainy = rainy or (folder if any(_key(path) != path.stem.lower() for path in here) else None)
     if rainy is not None and clean is not None:
@@ -224,8 +293,9 @@ def _sets(folder: Path, label: str, problems: list[str]) -> dict[str, list[Pair]
     found: dict[str, list[Pair]] = {}
     for inside in _folders(folder):
         both = _find(inside, INPUTS), _find(inside, TARGETS)
-        if all(both):
-            found |= _sets(inside, f"{label}/{inside.name}", problems)
+        if all(both) and inside not in without:
+            part = _part(inside.name) if label.startswith("train") else ""
+            found |= _sets(inside, f"{part or label}/{inside.name}", problems)
     return found
 
 
@@ -237,22 +307,36 @@ def _find(folder: Path, names: Sequence[str]) -> Path | None:
         path = by_name.get(first)
         if path is not None and rest:
             path = path / rest[0]
-        if path is not None and path.is_dir() and any(p.suffix.lower() in PICTURES for p in path.iterdir()):
+        if path is not None and path.is_dir() and any(map(_is_picture, path.iterdir())):
             return path
     return None
 
 
 def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir())
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
 def _pictures(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.", "Give a folder of pictures.")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    files = sorted(path for path in folder.iterdir() if _is_picture(path))
     if not files:
         raise UsageError(f"The folder {folder} holds no pictures.", f"Put some there: {', '.join(PICTURES)}.")
     return files
+
+
+def _is_picture(path: Path) -> bool:
+    """By its name; not macOS' hidden `._0.png`, nor RainTrainL's rainstreak-N and rainregion-N."""
+    if path.name.startswith(".") or path.suffix.lower() not in PICTURES:
+        return False
+    return re.fullmatch(r"rain(?:streak|region)-\d+", path.stem.lower()) is None
+
+
+def _by_key(paths: Iterable[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        found[_key(path)].append(path)
+    return found
 
 
 def _key(path: Path) -> str:
@@ -266,5 +350,7 @@ def _is_clean(path: Path) -> bool:
 
 
 def _listed(problems: Sequence[str]) -> str:
+    if not problems:
+        return ""
     rest = len(problems) - SHOWN
     return "; ".join(problems[:SHOWN]) + (f"; and {rest} more." if rest > 0 else ".")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,22 +13,30 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdps.core.console import failing_clearly, version_printer
-from sdps.core.errors import UsageError
+from sdps.core.errors import SdpsError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from sdps.core.frame import Image
+    from sdps.training.datasets import Pair
     from sdps.training.protocol import Mean, PictureScore
     from sdps.training.restorers import Restorer
 
 
 @dataclass(frozen=True)
 class PictureSet:
-    """Pictures that are scored together: name, rainy and clean, read one after the other."""
+    """Pictures that are scored together: name, rainy and clean, read one after the other.
+
+    Attributes:
+        unread: A line for each pair that could not be read; it grows while `pictures` is gone through.
+    """
 
     name: str
     count: int
     pictures: Iterable[tuple[str, Image, Image]]
+    unread: list[str] = field(default_factory=list)
 
+
+FILES = ("scores.csv", "scores.json", "worst.png")
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -90,6 +99,8 @@ def evaluate(
     if protocol not in ("paper", "frame", "both"):
         raise UsageError(f"There is no protocol {protocol!r}.", "Choose from paper, frame, both.")
     protocols = ("paper", "frame") if protocol == "both" else (protocol,)
+    if out:
+        _probe(out)
     from sdps.core.console import need
 
     torch = need("torch", "train")
@@ -97,23 +108,49 @@ def evaluate(
         torch.set_num_threads(threads)
     from sdps.training.restorers import open_restorer
 
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
     sets = _held_out(limit) if rainy is None else _folders(rainy, clean, limit)
     with closing(open_restorer(model, provider, device)) as restorer:
         _score(restorer, sets, protocols, out, worst, as_json)
         if told := restorer.arithmetic():
             typer.echo(f"{restorer.name}: {told}", err=True)
+    if unread := [line for one in sets for line in one.unread]:
+        from sdps.training.report import printable
+
+        for line in unread:
+            typer.echo(printable(f"not scored: {line}"), err=True)
+        total = sum(one.count for one in sets)
+        raise SdpsError(
+            f"{len(unread)} of {total} pictures could not be read and are in no mean.", "Mend or remove them."
+        )
+
+
+def _probe(out: Path) -> None:
+    """Makes the folder and tries to write there, so that nobody scores for hours in vain.
+
+    Raises:
+        UsageError: it cannot be made or written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"Nothing can be written to {out}: {error.strerror}.", "Choose another --out."
+        ) from None
+    for name in FILES:
+        if (out / name).is_dir():
+            raise UsageError(f"{out / name} is a folder, and no file.", "Choose another --out.")
 
 
 def _folders(rainy: Path, clean: Path | None, limit: int) -> list[PictureSet]:
     """The pairs to score, by set; a picture that does not fit is refused by name."""
     from sdps.core.metrics import SMALLEST
-    from sdps.training.datasets import check_pairs, pair_up, read_pair, recognise, refuse
+    from sdps.training.datasets import check_pairs, pair_up, recognise, refuse
 
     if clean is not None:
         pairs, problems = pair_up(rainy, clean)
-        sets = {rainy.name: pairs}
+        sets = {_name(rainy): pairs}
     else:
         data = recognise(rainy)
         sets, problems = data.part("test", "all", "val"), data.problems
@@ -121,17 +158,37 @@ def _folders(rainy: Path, clean: Path | None, limit: int) -> list[PictureSet]:
             raise UsageError(
                 f"{rainy} holds training pictures only.", "Give two folders, rainy and clean, to score them."
             )
-        sets = {rainy.name if name == "all" else name: pairs for name, pairs in sets.items()}
+        sets = {_name(rainy) if name == "all" else name: pairs for name, pairs in sets.items()}
     refuse(problems)
     if not any(sets.values()):
         raise UsageError(f"{rainy} and {clean} have no picture in common.", "Pairs have the same name.")
     if limit:
         sets = {name: pairs[:limit] for name, pairs in sets.items()}
     refuse([line for pairs in sets.values() for line in check_pairs(pairs, SMALLEST)[1]])
-    return [
-        PictureSet(name, len(pairs), ((pair.name, *read_pair(pair)) for pair in pairs))
-        for name, pairs in sets.items()
-    ]
+    return [_pairs(name, pairs) for name, pairs in sets.items()]
+
+
+def _pairs(name: str, pairs: list[Pair]) -> PictureSet:
+    """A set of pairs on disk; one that cannot be read is written down and left out."""
+    from sdps.training.datasets import read_pair
+
+    unread: list[str] = []
+
+    def pictures() -> Iterator[tuple[str, Image, Image]]:
+        for pair in pairs:
+            try:
+                both = read_pair(pair)
+            except SourceError as error:
+                unread.append(error.message)
+                continue
+            yield (pair.name, *both)
+
+    return PictureSet(name, len(pairs), pictures(), unread)
+
+
+def _name(folder: Path) -> str:
+    """A folder's own name, also of `.` and `..`; links keep theirs."""
+    return (folder if folder.name not in ("", "..") else folder.resolve()).name or str(folder)
 
 
 def _held_out(limit: int) -> list[PictureSet]:
@@ -167,16 +224,18 @@ def _score(
 
             scores[one.name] = score_pictures(pictures(), restorer, protocols, partial(sheet.add, one.name))
             found[one.name] = means(scores[one.name])
-    if out:
-        report.write_csv(out / "scores.csv", scores)
-        report.write_means(out / "scores.json", restorer.name, found)
-        sheet.write(out / "worst.png")
+    unread = [line for one in sets for line in one.unread]
+    # First what needs no disk: a full one should not cost the table.
     if as_json:
-        typer.echo(report.to_json(restorer.name, found))
+        typer.echo(report.to_json(restorer.name, found, unread))
     else:
         report.show(restorer.name, found)
     if out:
-        typer.echo(f"wrote {out / 'scores.csv'}, scores.json and worst.png", err=True)
+        csv_path, json_path, sheet_path = (out / name for name in FILES)
+        report.write_csv(csv_path, scores)
+        report.write_means(json_path, restorer.name, found, unread)
+        sheet.write(sheet_path)
+        typer.echo(report.printable(f"wrote {csv_path}, scores.json and worst.png"), err=True)
 
 
 @contextmanager

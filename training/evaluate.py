@@ -15,6 +15,11 @@ from sdps.training.rain import RainField, render, sample_rain
 LOOKS = ("heavy", "medium", "light", "drizzle", "dry", "foreign")
 ALBUMENTATIONS = "albumentations"
 """A look more, where that library is installed."""
+SMALL = 512
+"""Pixels of the longer side of the photographs of some sets more."""
+SMALL_LOOKS = tuple(f"{look}@{SMALL}" for look in ("light", "drizzle", "dry"))
+"""Shrunk, texture is as fine as drops are: spines of a hedgehog go for drizzle. Where there is little rain it
+shows in decibels."""
 
 
 def rainy_pairs(photos: Sequence[Image], look: str) -> Iterator[tuple[Image, Image]]:
@@ -41,13 +46,17 @@ def rainy_pairs(photos: Sequence[Image], look: str) -> Iterator[tuple[Image, Ima
 
 
 def looks_here() -> tuple[str, ...]:
-    """LOOKS, and albumentations' where it is installed."""
-    return (*LOOKS, ALBUMENTATIONS) if has_albumentations() else LOOKS
+    """LOOKS and SMALL_LOOKS, and albumentations' where it is installed."""
+    return (*LOOKS, *((ALBUMENTATIONS,) if has_albumentations() else ()), *SMALL_LOOKS)
 
 
 def held_out(look: str, limit: int = 0) -> Iterator[tuple[str, Image, Image]]:
-    """Name, rainy and clean picture of the photographs of split `evaluate`; `limit` takes the first ones."""
+    """Name, rainy and clean picture of the photographs of split `evaluate`; `limit` takes the first ones.
+
+    `look` is one of `looks_here`: behind an @ stands the size that they are shrunk to.
+    """
     names = [photo.path for photo in photo_list("evaluate")]
-    photos = load_split("evaluate")[: limit or None]
-    for name, (rainy, clean) in zip(names, rainy_pairs(photos, look), strict=False):
+    rain, _, size = look.partition("@")
+    photos = load_split("evaluate", int(size) if size else 960)[: limit or None]
+    for name, (rainy, clean) in zip(names, rainy_pairs(photos, rain), strict=False):
         yield name.rsplit("/", 1)[-1], rainy, clean

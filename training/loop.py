@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sdps.core.errors import TrainingError
+from sdps.core.errors import MissingDependency, TrainingError
 from sdps.training.run_folder import RunFolder
 from sdps.training.trainer import Trainer
 from sdps.training.validation import Group, Validate, overall
@@ -28,6 +28,8 @@ FIRST_FIT = 30
 """Steps after which the pace of a run with a budget is known well enough, or a tenth of the budget."""
 FITS = 40
 """Times that the pace is measured again within a budget."""
+PATIENCE = 100
+"""Steps in a row that are not finite before a run counts as diverged; FP16 finds its scale in about 16."""
 RESERVE = 0.02
 """Share of a budget that is left for the last validation and for saving."""
 
@@ -40,8 +42,9 @@ class Ending:
         finished: Whether the schedule did.
         signal: What interrupted it, e.g. SIGTERM; 0 if nothing did.
         step, skipped: Steps taken, and those of them that were not finite and changed nothing.
-        best: Mean PSNR over the groups of the best validation, dB.
+        best: Mean PSNR over the groups of the best validation, dB; minus infinity if there was none.
         images_per_second: Patches a second, all processes together, validation not counted.
+        here: Steps that were taken now, and not in an earlier leg.
     """
 
     finished: bool
@@ -50,6 +53,7 @@ class Ending:
     skipped: int
     best: float
     images_per_second: float
+    here: int
 
 
 class Stop:
@@ -90,46 +94,68 @@ def train(
         every: Minutes between validations, each of which saves as well.
         budget: Minutes for the whole run, earlier legs included; the schedule is fitted to them.
         stop: Told from outside to stop.
+
+    Raises:
+        UsageError: another process trains there, or the run there is of other pictures or options.
+        TrainingError: the device failed, or PATIENCE steps in a row were not finite.
+        SdpsError: `last.pt` is damaged, or cannot be written.
     """
-    stop, first = stop or Stop(), trainer.fabric.is_global_zero
-    notes: dict[str, Any] = folder.load(trainer) or {"seconds": 0.0, "best": -math.inf}
+    with folder.alone(trainer.fabric.is_global_zero):
+        return _train(trainer, folder, validate, every, budget, stop or Stop())
+
+
+def _train(
+    trainer: Trainer, folder: RunFolder, validate: Validate, every: float, budget: float, stop: Stop
+) -> Ending:
+    """`train`, in a folder that no other process writes to."""
+    first = trainer.fabric.is_global_zero
+    notes: dict[str, Any] = {"seconds": 0.0, "best": -math.inf, **folder.load(trainer)}
+    pending = notes.pop("pending", False)
     if first:
-        folder.begin(trainer)
+        folder.begin(trainer, pending)
     earlier, began = notes["seconds"], time.monotonic()
     marked, fitted = began, math.nan
     losses: list[float] = []
-    busy, patches, since_step, marked_step = 0.0, 0.0, trainer.step, trainer.step
+    busy, patches, since_step, marked_step, lost = 0.0, 0.0, trainer.step, trainer.step, 0
 
     def spent() -> float:
         return float(earlier + time.monotonic() - began)
 
-    def mark() -> list[Group]:
-        """Validates, logs and saves; every process takes part in nothing but the waiting."""
-        groups = []
+    def mark(screen: _Screen) -> list[Group]:
+        """Saves, validates and logs; every process takes part in nothing but the waiting."""
+        groups: list[Group] = []
         if first:
-            groups = validate(trainer.averaged())
+            # Before anything that can fail; a run that is killed meanwhile validates when it goes on.
+            notes["seconds"] = spent()
+            folder.save(trainer, {**notes, "pending": True})
+            groups, wrong = _scores(trainer, validate)
+            if wrong:
+                screen.say(f"step {trainer.step}: the validation failed, and training goes on: {wrong}")
             finite = [value for value in losses if math.isfinite(value)]
             entry = {
                 "step": trainer.step,
                 "minutes": round(spent() / 60, 1),
-                "loss": sum(finite) / max(1, len(finite)),
+                "loss": sum(finite) / len(finite) if finite else None,
                 "skipped": trainer.skipped,
                 "images_per_second": round(patches / max(busy, 1e-9), 2),
                 **{g.name: [round(v, 4) for v in (g.before, g.after, g.ssim, g.worst)] for g in groups},
+                **({"failed": wrong} if wrong else {}),
             }
             value = overall(groups)
             # What follows a teacher is to come near it, not to restore better: the last is the best then.
-            if value > notes["best"] or (trainer.teacher is not None and math.isfinite(value)):
+            if value > notes["best"] or (trainer.teacher is not None and value > -math.inf):
                 notes["best"] = value
                 folder.save_weights(trainer, "best")
+            folder.log(entry)
             notes["seconds"] = spent()
             folder.save(trainer, notes)
-            folder.log(entry)
         losses.clear()
         trainer.fabric.barrier()
         return groups
 
     with stop.watching(), _screen(trainer, first) as screen, _curves(folder, trainer, first) as curves:
+        if _any(trainer, pending):
+            screen.validated(mark(screen))
         while trainer.position < trainer.recipe.steps and not _any(
             trainer, stop.signal != 0 or spent() > 60 * budget
         ):
@@ -137,6 +163,9 @@ def train(
             begin = time.monotonic()
             with _failing_clearly(trainer, marked_step):
                 losses.append(trainer.advance())
+            lost = lost + 1 if math.isnan(losses[-1]) else 0
+            if lost >= PATIENCE:
+                raise _diverged(trainer.step, lost, marked_step)
             busy, patches = busy + time.monotonic() - begin, patches + batch
             taken = trainer.step - since_step
             if taken == WARM:
@@ -154,8 +183,9 @@ def train(
             if budget < math.inf and _any(trainer, due):
                 fitted = spent()
                 _fit(trainer, 60 * budget * (1 - RESERVE) - fitted, patches / max(busy, 1e-9) / batch)
-            if _any(trainer, time.monotonic() - marked > 60 * every):
-                groups = mark()
+            # What may have diverged does not take the place of what is saved.
+            if _any(trainer, not lost and time.monotonic() - marked > 60 * every):
+                groups = mark(screen)
                 marked, marked_step = time.monotonic(), trainer.step
                 screen.validated(groups)
                 if curves is not None:
@@ -167,10 +197,33 @@ def train(
             if first:
                 folder.save(trainer, notes)
         elif trainer.step > marked_step:
-            screen.validated(mark())
+            screen.validated(mark(screen))
     speed = patches / max(busy, 1e-9)
     finished = not stop.signal
-    return Ending(finished, stop.signal, trainer.step, trainer.skipped, notes["best"], speed)
+    here = trainer.step - since_step
+    return Ending(finished, stop.signal, trainer.step, trainer.skipped, notes["best"], speed, here)
+
+
+def _scores(trainer: Trainer, validate: Validate) -> tuple[list[Group], str]:
+    """What validation says, or nothing and in a line why it failed.
+
+    Raises:
+        MissingDependency: it could not work at any step.
+    """
+    try:
+        return validate(trainer.averaged()), ""
+    except MissingDependency:
+        raise
+    except Exception as error:  # pictures that are gone, full memory: the run is worth more than a score
+        return [], " ".join((str(error) or type(error).__name__).split())
+
+
+def _diverged(step: int, lost: int, saved: int) -> TrainingError:
+    kept = f"what was saved at step {saved} stays" if saved else "nothing was saved"
+    return TrainingError(
+        f"The run diverged: after step {step - lost}, {lost} steps in a row were not finite; {kept}.",
+        "Begin another one with a lower --rate.",
+    )
 
 
 @contextmanager
@@ -220,6 +273,9 @@ class _Screen:
     def step(self, loss: float, speed: float) -> None:
         text = f"step {self.trainer.step}, loss {loss:.4f}, {speed:.1f} images/s"
         self.progress.update(self.task, completed=self.trainer.position, description=text)
+
+    def say(self, text: str) -> None:
+        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def validated(self, groups: list[Group]) -> None:
         if groups:

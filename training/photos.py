@@ -141,7 +141,12 @@ def load_photo(path: Path, longest: int = 960) -> Image:
         SdpsError: not a readable picture.
     """
     cv2 = need("cv2")
-    bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    try:
+        bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error:  # an empty file, or a header of more pixels than it takes
+        bgr = None
+    except OSError as error:
+        raise SdpsError(f"{path} cannot be read ({error.strerror}).", "Give a picture file.") from None
     if bgr is None:
         raise SdpsError(f"{path} is not a readable picture.")
     scale = longest / max(bgr.shape[:2])

@@ -5,13 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
 from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Image
+from sdps.core.metrics import SMALLEST
 from sdps.runtime.sources import PICTURES
 from sdps.training.data import PairSource, PhotoSource, Source
-from sdps.training.datasets import check_pairs, difference_hash, recognise
+from sdps.training.datasets import (
+    DataSet,
+    Pair,
+    check_pairs,
+    difference_hash,
+    read_pair,
+    recognise,
+    scene_hash,
+)
 from sdps.training.photos import load_photo, load_split
-from sdps.training.validation import Validate, on_pairs, on_photos
+from sdps.training.validation import PICTURES as MOST
+from sdps.training.validation import Validate, on_pairs, on_photos, picked
 
 Say = Callable[[str], None]
 
@@ -19,6 +32,7 @@ HELD_OUT = 10
 """Every tenth picture is held out where the data does not say which."""
 ALIKE_BITS = 8
 """Pictures whose difference hashes are as near as this show the same scene."""
+BITS = np.array([bin(byte).count("1") for byte in range(256)])
 
 
 def choose(data: Path | None, photos: Path | None, patch: int, say: Say) -> tuple[Source, Validate]:
@@ -54,7 +68,11 @@ def load_folder(folder: Path, patch: int, say: Say) -> list[Image]:
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.", "Give a folder of photographs.")
-    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    files = sorted(
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in PICTURES and path.is_file() and not path.name.startswith(".")
+    )
     photos = []
     for path in files:
         try:
@@ -98,24 +116,114 @@ def hold_out(photos: Sequence[Image], say: Say) -> tuple[list[Image], list[Image
     return train, held_out
 
 
+def hold_out_scenes(pairs: Sequence[Pair], every: int, say: Say) -> tuple[list[Pair], list[Pair]]:
+    """Holds out every so many scenes, each with all its rains; what looks like one is not trained on.
+
+    Args:
+        pairs: In the order in which scenes are counted.
+        every: 2 or more.
+        say: Told how many pairs were left out because they look like one that is held out.
+
+    Returns:
+        What to train on, and what is held out. A clean picture that cannot be read is a scene of its own.
+    """
+    hashes = _hashes(pairs)
+    scenes = _scenes(hashes)
+    held_out = [pair for pair, scene in zip(pairs, scenes, strict=True) if scene % every == 0]
+    seen = [value for value, scene in zip(hashes, scenes, strict=True) if scene % every == 0]
+    others = np.array([value for value in seen if value is not None], np.uint64)
+    train, left_out = [], 0
+    for pair, scene, value in zip(pairs, scenes, hashes, strict=True):
+        if scene % every == 0:
+            continue
+        if value is not None and (_distances(others, value) <= ALIKE_BITS).any():
+            left_out += 1
+        else:
+            train.append(pair)
+    if left_out:
+        say(f"left out {left_out} pairs that show what a held-out one shows")
+    return train, held_out
+
+
+def _scenes(hashes: Sequence[int | None]) -> list[int]:
+    """The number of each picture's scene, in order of appearance: that of the first one that is alike."""
+    firsts, numbers = np.zeros(len(hashes), np.uint64), np.zeros(len(hashes), int)
+    known, count = 0, 0
+    scenes: list[int] = []
+    for value in hashes:
+        if value is not None:
+            alike = np.flatnonzero(_distances(firsts[:known], value) <= ALIKE_BITS)
+            if len(alike):
+                scenes.append(int(numbers[alike[0]]))
+                continue
+            firsts[known], numbers[known] = value, count
+            known += 1
+        scenes.append(count)
+        count += 1
+    return scenes
+
+
+def _hashes(pairs: Sequence[Pair]) -> list[int | None]:
+    """Of the clean pictures; each file is read once, however many rains it has."""
+    by_file: dict[Path, int | None] = {}
+    for pair in pairs:
+        if pair.clean not in by_file:
+            by_file[pair.clean] = scene_hash(pair.clean)
+    return [by_file[pair.clean] for pair in pairs]
+
+
+def _distances(hashes: npt.NDArray[np.uint64], value: int) -> npt.NDArray[np.int64]:
+    """Bits in which each differs from one."""
+    different = (hashes ^ np.uint64(value)).view(np.uint8).reshape(-1, 8)
+    return BITS[different].sum(1)
+
+
+def _split(found: DataSet, say: Say) -> tuple[list[Pair], list[Pair]]:
+    """What to train on and what to validate on; a test part is used for neither.
+
+    Raises:
+        UsageError: nothing to train on.
+    """
+    train = [pair for pairs in found.part("train", "all").values() for pair in pairs]
+    if not train and "train" in found.strange:
+        raise UsageError(
+            f"{found.strange['train']} holds no pairs that are understood.",
+            "It takes folders input/ and target/, with the same names in both.",
+        )
+    if not train:
+        raise UsageError(f"{found.folder} holds test pictures only.", "It takes a folder train/, or none.")
+    validation = [pair for pairs in found.part("val").values() for pair in pairs]
+    if validation:
+        return train, validation
+    # Of a set that has a test part as many as are looked at, so that it is trained on nearly whole.
+    every = max(HELD_OUT, len(train) // MOST) if found.part("train") else HELD_OUT
+    return hold_out_scenes(train, every, say)
+
+
+def _decodable(pairs: Sequence[Pair], say: Say) -> list[Pair]:
+    """Without those that validation would take and that cannot be read to their end; they are named."""
+    bad = set()
+    for pair in picked(pairs):
+        try:
+            read_pair(pair, SMALLEST)
+        except SdpsError as error:
+            say(f"skipped {error.message}")
+            bad.add(pair)
+    return [pair for pair in picked(pairs) if pair not in bad]
+
+
 def _from_pairs(folder: Path, patch: int, say: Say) -> tuple[Source, Validate]:
     found = recognise(folder)
-    problems = list(found.problems)
-    train = [pair for pairs in found.part("train", "all").values() for pair in pairs]
-    if not train:
-        raise UsageError(f"{folder} holds test pictures only.", "It takes a folder train/, or none.")
-    validation = [pair for pairs in found.part("val", "test").values() for pair in pairs]
-    if not validation:
-        train, validation = (
-            [pair for i, pair in enumerate(train) if bool(i % HELD_OUT) == kept] for kept in (True, False)
-        )
+    train, validation = _split(found, say)
     train, bad = check_pairs(train, patch)
-    validation, worse = check_pairs(validation)
-    for problem in (*problems, *bad, *worse):
+    validation, worse = check_pairs(validation, SMALLEST)
+    for problem in (*found.problems, *bad, *worse):
         say(f"skipped {problem}")
+    validation = _decodable(validation, say) if train and validation else []
     if not train or not validation:
         raise UsageError(
-            f"{folder} has too few usable pairs: {len(train)} to train on, {len(validation)} held out.",
+            f"{folder} has too few usable pairs that show different scenes: {len(train)} to train on, "
+            f"{len(validation)} held out.",
             f"Pictures need {patch} pixels a side, or a smaller --patch.",
         )
     name = folder.resolve().name

@@ -48,21 +48,37 @@ class PictureScore:
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean over the pictures of one protocol and convention, as papers print it."""
+    """The mean over the pictures of one protocol and convention, as papers print it.
+
+    The PSNR of equal pictures is infinite and stays out of the means of PSNR, else one of them would
+    blank a whole set. NaN where nothing is left.
+
+    Attributes:
+        before: Of the rainy pictures.
+        after: Of the derained ones.
+        gain: dB of PSNR, over the pictures in which both are finite.
+        worst_gain: The lowest of them.
+        equal_before: Rainy pictures that equal the clean one.
+        equal_after: Derained ones that do.
+    """
 
     protocol: str
     convention: str
     pictures: int
     before: Quality
     after: Quality
+    gain: float
     worst_gain: float
+    equal_before: int = 0
+    equal_after: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it: what is not finite (the PSNR of equal pictures) becomes null."""
         values = asdict(self)
         for side in ("before", "after"):
             values[side] = {k: v if math.isfinite(v) else None for k, v in values[side].items()}
-        return values | {"worst_gain": self.worst_gain if math.isfinite(self.worst_gain) else None}
+        gains = {key: values[key] if math.isfinite(values[key]) else None for key in ("gain", "worst_gain")}
+        return values | gains
 
 
 def paper_tiles(restorer: Restorer, image: Image) -> Image:
@@ -125,13 +141,18 @@ def means(scores: Sequence[PictureScore]) -> list[Mean]:
     result = []
     for key in dict.fromkeys((score.protocol, score.convention) for score in scores):
         rows = [score for score in scores if (score.protocol, score.convention) == key]
+        sides = [[row.before for row in rows], [row.after for row in rows]]
         before, after = (
-            Quality(
-                float(np.mean([getattr(row, side).psnr for row in rows])),
-                float(np.mean([getattr(row, side).ssim for row in rows])),
-            )
-            for side in ("before", "after")
+            Quality(_mean(side.psnr for side in one), _mean(side.ssim for side in one)) for one in sides
         )
         gains = [row.gain for row in rows if math.isfinite(row.gain)]
-        result.append(Mean(*key, len(rows), before, after, min(gains, default=math.nan)))
+        equal = (sum(math.isinf(side.psnr) for side in one) for one in sides)
+        worst = min(gains, default=math.nan)
+        result.append(Mean(*key, len(rows), before, after, _mean(gains), worst, *equal))
     return result
+
+
+def _mean(values: Iterable[float]) -> float:
+    """Over the finite ones; NaN without any."""
+    finite = [value for value in values if math.isfinite(value)]
+    return float(np.mean(finite)) if finite else math.nan

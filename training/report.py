@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +30,19 @@ def show(model: str, found: Mapping[str, Sequence[Mean]]) -> None:
 
     console = Console()
     used = {row.protocol: PROTOCOL[row.protocol] for rows in found.values() for row in rows}
-    table = Table(title=f"{model}: PSNR in dB | SSIM")
+    table = Table(title=f"{printable(model)}: PSNR in dB | SSIM")
     for column in ("set", "pictures", "protocol", "on", "rainy", "derained", "gain", "worst gain"):
         table.add_column(column, justify="left" if column in ("set", "protocol", "on") else "right")
     for name, rows in found.items():
         for row in rows:
             before, after = (f"{_db(q.psnr)} | {q.ssim:.4f}" for q in (row.before, row.after))
-            gain, label = row.after.psnr - row.before.psnr, row.convention.upper()
-            gains = (_db(gain, "+.2f"), _db(row.worst_gain, "+.2f"))
-            table.add_row(name, str(row.pictures), row.protocol, label, before, after, *gains)
+            label, gains = row.convention.upper(), (_db(row.gain, "+.2f"), _db(row.worst_gain, "+.2f"))
+            shown = (printable(name), str(row.pictures), row.protocol, label, before, after, *gains)
+            table.add_row(*shown)
         table.add_section()
     console.print(table)
+    for line in _equal(found):
+        console.print(line, highlight=False, markup=False)
     for label, meaning in (used | {key.upper(): text for key, text in CONVENTION.items()}).items():
         console.print(f"{label}: {meaning}", highlight=False)
 
@@ -50,18 +52,36 @@ def _db(value: float, form: str = ".2f") -> str:
     return format(value, form) if math.isfinite(value) else "-"
 
 
-def to_json(model: str, found: Mapping[str, Sequence[Mean]]) -> str:
-    """The means as JSON; null stands for what is not finite."""
-    return json.dumps(_as_json(model, found), indent=2)
+def _equal(found: Mapping[str, Sequence[Mean]]) -> Iterator[str]:
+    """A line for each mean that leaves some, not all, pictures out because their PSNR is infinite."""
+    for name, rows in found.items():
+        for row in rows:
+            counts = (("rainy", row.equal_before), ("derained", row.equal_after))
+            some = [f"{count} equal {what}" for what, count in counts if 0 < count < row.pictures]
+            if some:
+                where = f"{printable(name)}, {row.protocol}, {row.convention.upper()}"
+                yield f"{where}: the mean PSNR is without {' and '.join(some)} (infinite)"
 
 
-def write_means(path: Path, model: str, found: Mapping[str, Sequence[Mean]]) -> None:
+def printable(text: str) -> str:
+    """File names need not be UTF-8; what is not is shown as `\\udcNN`."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def to_json(model: str, found: Mapping[str, Sequence[Mean]], unread: Sequence[str] = ()) -> str:
+    """The means as JSON; null stands for what is not finite, `unread` names what was not scored."""
+    return json.dumps(_as_json(model, found, unread), indent=2)
+
+
+def write_means(
+    path: Path, model: str, found: Mapping[str, Sequence[Mean]], unread: Sequence[str] = ()
+) -> None:
     """Writes `to_json` to a file."""
-    write_bytes(path, (to_json(model, found) + "\n").encode())
+    write_bytes(path, (to_json(model, found, unread) + "\n").encode())
 
 
 def write_csv(path: Path, scores: Mapping[str, Sequence[PictureScore]]) -> None:
-    """Writes one line per picture and protocol, both conventions in it; six decimals."""
+    """Writes one line per picture and protocol, both conventions in it; six decimals; UTF-8."""
     columns = [
         f"{what}_{convention}_{side}"
         for convention in CONVENTION
@@ -80,11 +100,12 @@ def write_csv(path: Path, scores: Mapping[str, Sequence[PictureScore]]) -> None:
             values = (row.before.psnr, row.before.ssim, row.after.psnr, row.after.ssim)
             line += [f"{value:.6f}" for value in values]
         writer.writerows(lines.values())
-    write_bytes(path, text.getvalue().encode())
+    write_bytes(path, printable(text.getvalue()).encode())
 
 
-def _as_json(model: str, found: Mapping[str, Sequence[Mean]]) -> dict[str, Any]:
-    return {
+def _as_json(model: str, found: Mapping[str, Sequence[Mean]], unread: Sequence[str]) -> dict[str, Any]:
+    named = {"unread": list(unread)} if unread else {}
+    return named | {
         "model": model,
         "protocols": PROTOCOL,
         "conventions": CONVENTION,

@@ -10,10 +10,11 @@ import torch
 
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.core.weights_file import is_checkpoint
 from sdps.model import SDPSFNet, load_checkpoint
 from sdps.model.deploy import denormalise, normalise, pad_to_stride
 from sdps.model.zoo import PUBLISHED, find_weights
-from sdps.runtime.backends import CHECKPOINTS, Backend, open_backend
+from sdps.runtime.backends import ENGINES, Backend, open_backend
 from sdps.runtime.tiling import restore
 
 
@@ -106,20 +107,36 @@ class BackendRestorer:
         self.backend.close()
 
 
+def pick_device(device: str) -> str:
+    """'cpu' or 'cuda' for one of 'auto', 'cpu', 'cuda'; in the words of `sdps-train`.
+
+    Raises:
+        UsageError: no such device, or none here.
+    """
+    if device not in ("auto", "cpu", "cuda"):
+        raise UsageError(f"There is no device {device!r}.", "Choose from auto, cpu, cuda.")
+    here = torch.cuda.is_available()
+    if device == "cuda" and not here:
+        raise UsageError("PyTorch sees no CUDA GPU here.", "Use --device cpu, or PyTorch's CUDA build.")
+    return ("cuda" if here else "cpu") if device == "auto" else device
+
+
 def open_restorer(name_or_path: str, provider: str = "auto", device: str = "cpu") -> Restorer:
     """Opens a checkpoint (a path or a published name), an ONNX file, an engine or a bundled model.
 
     Args:
         name_or_path: What to open; a bundled name is the graph that `sdps-run` runs.
         provider: The runtime's provider for what is not a checkpoint.
-        device: PyTorch's device for a checkpoint.
+        device: PyTorch's device for a checkpoint: 'auto', 'cpu' or 'cuda'.
 
     Raises:
-        UsageError: there is no such model.
+        UsageError: there is no such model, or no such device here.
         SdpsError: it is damaged, or nothing here runs it.
     """
     path = Path(name_or_path)
-    if path.suffix in CHECKPOINTS or (name_or_path.lower() in PUBLISHED and not path.exists()):
+    published = name_or_path.lower() in PUBLISHED and not path.exists()
+    if published or (path.suffix.lower() not in ENGINES and is_checkpoint(path)):
+        chosen = pick_device(device)
         weights = find_weights(name_or_path)
-        return NetworkRestorer(load_checkpoint(weights), weights.stem, device)
+        return NetworkRestorer(load_checkpoint(weights), weights.stem, chosen)
     return BackendRestorer(open_backend(name_or_path, provider), path.stem)

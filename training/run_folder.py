@@ -6,7 +6,8 @@
 - `original.safetensors`: what a quantisation-aware run began with;
 - `log.jsonl`: a line for each validation; `tensorboard/`: curves.
 
-Every file is written under another name and renamed; lines of the log that are younger than
+One process at a time writes there; its lock is the file `.lock`, which the system frees however that
+process ends. Every file is written under another name and renamed; lines of the log that are younger than
 `last.pt`, which a killed run leaves, are taken out again when it goes on.
 """
 
@@ -14,6 +15,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import torch
 from sdps.calibration.fake_quant import steps_of
 from sdps.calibration.trained import ORIGINAL, TrainedRanges
 from sdps.core.artifact import atomic_path, sha256_of, write_bytes, write_json
+from sdps.core.console import need
 from sdps.core.errors import SdpsError, UsageError
 from sdps.model import SDPSFNet, load_checkpoint, save_checkpoint
 from sdps.training.data import Source
@@ -36,15 +40,54 @@ class RunFolder:
         path: Made if need be.
         source: The pictures; a run goes on with the same ones only.
         original: What a quantisation-aware run fine-tunes; it is kept beside the results.
+        begun: What else a run goes on with only, by the option that gives it, e.g. {"precision": "fp32"}.
     """
 
-    def __init__(self, path: Path, source: Source, original: SDPSFNet | None = None) -> None:
-        self.path, self.original = path, original
-        self.pictures = {"name": source.name, "count": source.count, "sha256": source.fingerprint()}
+    def __init__(
+        self,
+        path: Path,
+        source: Source,
+        original: SDPSFNet | None = None,
+        begun: Mapping[str, str] | None = None,
+    ) -> None:
+        self.path, self.original, self.begun = path, original, dict(begun or {})
+        # Names of folders need not be UTF-8, and JSON has to be.
+        name = source.name.encode("utf-8", "backslashreplace").decode()
+        self.pictures = {"name": name, "count": source.count, "sha256": source.fingerprint()}
 
     @property
     def tensorboard(self) -> Path:
         return self.path / "tensorboard"
+
+    @contextmanager
+    def alone(self, first: bool = True) -> Iterator[None]:
+        """Holds the folder's lock; `first` is whether this process is the one of its run that writes.
+
+        Raises:
+            UsageError: another process has it.
+            SdpsError: the folder cannot be made or written to.
+        """
+        if not first:
+            yield
+            return
+        filelock = need("filelock")
+        lock = filelock.FileLock(self.path / ".lock")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            raise UsageError(
+                f"Another process trains in {self.path}.", "Wait until it ends, or give another --out."
+            ) from None
+        except OSError as error:
+            raise SdpsError(
+                f"The folder {self.path} cannot be written to: {error.strerror or error}.",
+                "Give another --out.",
+            ) from error
+        try:
+            yield
+        finally:
+            lock.release()
 
     def rounded(self) -> dict[str, float] | None:
         """The sites that a fine-tuning for INT8 begun here rounds, with their steps; None if there is no run.
@@ -67,7 +110,7 @@ class RunFolder:
         """Restores a run that was begun here; returns what `save` was told, or {} for a new one.
 
         Raises:
-            UsageError: it has other pictures, another network or another recipe.
+            UsageError: it has other pictures, another network, recipe or beginning.
             SdpsError: `last.pt` is damaged.
         """
         state = self._state()
@@ -79,6 +122,7 @@ class RunFolder:
                 f"The run in {self.path} trains on {pictures['count']} other pictures ({pictures['name']}).",
                 "Give the same pictures again, or another --out.",
             )
+        self._same_beginning(state.get("begun", {}))
         trainer.restore(state)
         if self.original and not _same(self.original, self.path / ORIGINAL):
             raise UsageError(
@@ -86,20 +130,34 @@ class RunFolder:
             )
         return dict(notes)
 
-    def begin(self, trainer: Trainer) -> None:
-        """Writes down what is trained how, and takes out of the log what is younger than `last`."""
+    def begin(self, trainer: Trainer, again: bool = False) -> None:
+        """Writes down what is trained how, and takes out of the log what is younger than `last`.
+
+        `again` takes out the line of `last` itself as well, whose validation was cut off.
+        """
         recipe = {"config": asdict(trainer.network.config), **asdict(trainer.recipe)}
-        write_json(self.path / "recipe.json", {**recipe, "pictures": self.pictures})
-        kept = [line for line in self._log() if json.loads(line)["step"] <= trainer.step]
+        write_json(self.path / "recipe.json", {**recipe, **self.begun, "pictures": self.pictures})
+        kept = [line for line in self._log() if json.loads(line)["step"] <= trainer.step - again]
         write_bytes(self.path / "log.jsonl", "".join(kept).encode())
         if self.original:
             save_checkpoint(self.original, self.path / ORIGINAL)
 
     def save(self, trainer: Trainer, notes: dict[str, Any]) -> None:
-        """Writes `last`; `notes` are plain values that `load` gives back."""
-        with atomic_path(self.path / "last.pt") as temporary:
-            state = {**trainer.state(), "rounded": steps_of(trainer.network)}
-            torch.save({**state, "pictures": self.pictures, "notes": notes}, temporary)
+        """Writes `last`; `notes` are plain values that `load` gives back.
+
+        Raises:
+            SdpsError: there is no room, or no permission; what was there stays.
+        """
+        path = self.path / "last.pt"
+        state = {**trainer.state(), "rounded": steps_of(trainer.network), "begun": self.begun}
+        with atomic_path(path) as temporary:
+            try:
+                torch.save({**state, "pictures": self.pictures, "notes": notes}, temporary)
+            except RuntimeError as error:  # what PyTorch's writer makes of a full disk
+                raise SdpsError(
+                    f"{path} cannot be written: there seems to be no room; what was there stays.",
+                    "Make room; the same command goes on from there.",
+                ) from error
         self.save_weights(trainer, "last")
 
     def save_weights(self, trainer: Trainer, name: str) -> None:
@@ -112,6 +170,16 @@ class RunFolder:
     def log(self, entry: dict[str, Any]) -> None:
         """Appends a line to the log."""
         write_bytes(self.path / "log.jsonl", "".join([*self._log(), json.dumps(entry) + "\n"]).encode())
+
+    def _same_beginning(self, stored: Mapping[str, str]) -> None:
+        """Runs of earlier versions stored less; what they did not is taken for the same."""
+        for option, value in self.begun.items():
+            if stored.get(option, value) != value:
+                raise UsageError(
+                    f"The run in {self.path} began with another --{option} "
+                    f"({stored[option][:19]}, and not {value[:19]}).",
+                    "Give the same options again, or another --out.",
+                )
 
     def _state(self) -> dict[str, Any] | None:
         """What `last.pt` holds; None where there is none."""

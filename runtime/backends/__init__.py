@@ -10,11 +10,11 @@ from sdps.core.artifact import sha256_of
 from sdps.core.errors import MissingDependency, SdpsError, UsageError
 from sdps.core.gpu import first_gpu
 from sdps.core.sidecar import read_sidecar, sidecar_path
+from sdps.core.weights_file import is_checkpoint
 from sdps.runtime.backends.base import Backend
 from sdps.runtime.bundled import DEFAULT_MODEL, resolve
 
 PROVIDERS = ("auto", "openvino", "cpu", "cuda", "tensorrt", "torch", "identity")
-CHECKPOINTS = (".pth", ".pt", ".safetensors")
 ENGINES = (".engine", ".plan")
 
 __all__ = ["PROVIDERS", "Backend", "open_backend"]
@@ -48,7 +48,8 @@ def open_backend(
 
         return IdentityBackend()
     path = resolve(name_or_path)
-    if path.suffix in CHECKPOINTS:
+    engine = path.suffix.lower() in ENGINES
+    if not engine and is_checkpoint(path):
         if provider not in ("auto", "torch"):
             raise UsageError(
                 f"{path.name} is a checkpoint, which only PyTorch runs.", "Export it first: sdps-export."
@@ -60,7 +61,7 @@ def open_backend(
         raise UsageError(
             f"{path.name} is not a checkpoint.", "Give a .pth or .safetensors file, or another provider."
         )
-    if path.suffix in ENGINES:
+    if engine:
         if provider not in ("auto", "tensorrt"):
             raise UsageError(
                 f"{path.name} is an engine, which only --provider tensorrt runs.",

@@ -35,7 +35,7 @@ def test_a_folder_of_pairs_is_split_by_picture(tmp_path: Path) -> None:
     folder_of([255 - p for p in pictures], tmp_path / "target")
     chosen = build_set(str(tmp_path), crops=10, side=64)
     assert len(chosen.calibrate) == 10
-    used, held = ({crop.picture.name for crop in part} for part in (chosen.calibrate, chosen.verify))
+    used, held = ({crop.name for crop in part} for part in (chosen.calibrate, chosen.verify))
     assert used
     assert held
     assert not used & held
@@ -59,8 +59,8 @@ def test_a_video_is_verified_on_its_end(tmp_path: Path) -> None:
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     chosen = build_set(str(path), crops=16, side=64)
-    last_used = max(int(c.picture.name.split("#")[1]) for c in chosen.calibrate)
-    first_held = min(int(c.picture.name.split("#")[1]) for c in chosen.verify)
+    last_used = max(int(c.name.split("#")[1]) for c in chosen.calibrate)
+    first_held = min(int(c.name.split("#")[1]) for c in chosen.verify)
     assert last_used < first_held
     assert chosen.verify[0].pair.clean is None
 

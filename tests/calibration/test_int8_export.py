@@ -61,12 +61,54 @@ def test_to_files(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     manifest = GraphManifest.from_metadata({e.key: e.value for e in model.metadata_props})
     report = json.loads((out / f"{stem}.int8" / "report.json").read_text())
     assert manifest.precision == "int8"
+    assert manifest.rewrites
     assert manifest.int8["calibration_set"]["sha256"] == report["calibration_set"]["sha256"]
     assert len(report["calibration_set"]["calibrate"]) == 12
     found = integer_convolutions(model, macs_by_node(model))
     assert manifest.int8["integer_convolutions"] == len(found.names) > 10
     assert manifest.int8["int8_macs_share"] == pytest.approx(found.macs_share, abs=1e-3)
     assert "multiply-accumulates are INT8" in result.stderr
+    assert "in the worst tile" in result.stderr  # there is no ground truth
+    assert all(note in result.stderr for note in report["notes"])
+    assert report["chosen"]["worst_tile_psnr_to_fp32_db"] <= report["chosen"]["psnr_to_fp32_db"]
+    assert len(report["points"]) == 1  # as it is delivered, with FP16, and not beside it with FP32
+
+
+@pytest.mark.parametrize("bound", ["--max-drift", "--max-tile-drift", "--max-mean-shift"])
+def test_a_bound_that_is_no_number_is_refused(checkpoint: Path, folder: Path, bound: str) -> None:
+    result = export(checkpoint, "--int8", "--calib", folder, bound, "nan")
+    assert result.exit_code == 2
+    assert f"{bound} nan is no bound" in result.stderr
+
+
+@pytest.mark.parametrize("option", ["--no-rewrite", "--explain"])
+def test_what_int8_does_not_do_is_refused(checkpoint: Path, folder: Path, option: str) -> None:
+    result = export(checkpoint, "--int8", "--calib", folder, option)
+    assert result.exit_code == 2
+    assert f"{option} does not go with INT8" in result.stderr
+
+
+def test_what_is_in_the_reports_way_is_found_before_the_work(
+    checkpoint: Path, folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "random-int8-256x256.int8").write_text("not a folder")
+    result = export(checkpoint, "--out", out, "--int8", "--calib", "no such set", "--engine", "none")
+    assert result.exit_code == 1
+    assert "random-int8-256x256.int8 is in the way" in result.stderr
+    assert [path.name for path in out.iterdir()] == ["random-int8-256x256.int8"]
+
+
+def test_a_cache_that_cannot_be_written_is_named(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "home").write_text("not a folder")
+    result = export(
+        checkpoint, "--out", tmp_path / "out", "--int8", "--calib", "no such set", "--engine", "none"
+    )
+    assert result.exit_code == 1
+    assert str(tmp_path / "home" / "int8") in result.stderr
+    assert "SDPS_HOME" in result.stderr
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_an_impossible_budget_writes_nothing(checkpoint: Path, folder: Path, tmp_path: Path) -> None:

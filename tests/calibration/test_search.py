@@ -14,7 +14,7 @@ from sdps.calibration.budget import Point, Search
 from sdps.calibration.drift import Drift, DriftBudget, Pair, Verifier
 from sdps.calibration.recipe import Calibrated
 from sdps.calibration.report import Int8Report, pareto
-from sdps.calibration.sensitivity import Sensitivity, measure_layers, ranking_pairs
+from sdps.calibration.sensitivity import Alone, Sensitivity, measure_layers, ranking_pairs
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.export.int8_job import refusal
@@ -68,7 +68,8 @@ def test_sensitivities_resume_where_they_were_killed(
 ) -> None:
     file = tmp_path / "layers.jsonl"
     names = [layer.name for layer in calibrated.layers]
-    known = [Sensitivity(name, 7, 123.0, 4.0) for name in names[:-2]]
+    drift = Drift({}, 0.0, {"scenes": (0.0, 0.0, 0.0)}, 27.0, noise=123.0)
+    known = [Alone(name, 7, drift) for name in names[:-2]]
     lines = [json.dumps(asdict(entry)) for entry in known]
     file.write_text("\n".join(lines) + '\n{"name": "' + names[-2])  # killed in the middle of a line
     seen: list[int] = []
@@ -81,6 +82,31 @@ def test_sensitivities_resume_where_they_were_killed(
     assert measure_layers(calibrated, verifier, WIDE, file) == results
 
 
+def test_kept_sensitivities_are_read_against_the_budget_of_the_run(
+    calibrated: Calibrated, verifier: Verifier, tmp_path: Path
+) -> None:
+    file = tmp_path / "layers.jsonl"
+    part = replace(calibrated, layers=calibrated.layers[-2:])
+    wide = measure_layers(part, verifier, WIDE, file)
+    kept = file.read_bytes()
+    narrow = measure_layers(part, verifier, DriftBudget(psnr_db=30, shift=50), file)
+    assert file.read_bytes() == kept  # nothing is measured again
+    assert [r.noise for r in narrow] == [r.noise for r in wide]
+    assert all(after.excess > before.excess for after, before in zip(narrow, wide, strict=True))
+
+
+def test_lines_that_hold_another_budgets_share_are_measured_anew(
+    calibrated: Calibrated, verifier: Verifier, tmp_path: Path
+) -> None:
+    file = tmp_path / "layers.jsonl"
+    part = replace(calibrated, layers=calibrated.layers[-1:])
+    # As earlier versions kept them: the part of a budget that is not known any more.
+    file.write_text(json.dumps(asdict(Sensitivity(part.layers[0].name, 7, 123.0, 4.0))) + "\n")
+    (measured,) = measure_layers(part, verifier, WIDE, file)
+    assert measured.noise < 123
+    assert "drift" in json.loads(file.read_text())
+
+
 def test_layers_of_a_large_network_are_ranked_on_smaller_crops() -> None:
     pairs = [Pair(np.full((256, 256, 3), i, np.uint8), None, "all") for i in range(32)]
     small = ranking_pairs(pairs, 90, 40_000)  # sdps-nano
@@ -91,6 +117,14 @@ def test_layers_of_a_large_network_are_ranked_on_smaller_crops() -> None:
     assert shape[0] % 4 == 0
     assert 300 * len(large) * 2.9e6 * shape[0] * shape[1] <= 50e12
     assert len({int(p.rainy[0, 0, 0]) for p in large}) == len(large) >= 6
+
+
+@pytest.mark.parametrize("stride", [24, 32, 48])
+def test_ranking_crops_fit_the_stride(stride: int) -> None:
+    pairs = [Pair(np.zeros((288, 288, 3), np.uint8), None, "all")]
+    for macs_per_pixel in (1e3, 2.9e6, 1.3e7, 1e9):
+        (pair,) = ranking_pairs(pairs, 300, macs_per_pixel, stride)
+        assert pair.rainy.shape[0] % stride == 0
 
 
 def search(calibrated: Calibrated, verifier: Verifier, budget: DriftBudget) -> Search:
@@ -146,6 +180,21 @@ def test_an_impossible_budget_leaves_nothing_in_int8(calibrated: Calibrated, ver
     assert chosen.share == 0
 
 
+def test_without_a_margin_what_is_within_the_budget_is_taken(
+    calibrated: Calibrated, verifier: Verifier
+) -> None:
+    part = replace(calibrated, layers=calibrated.layers[-1:])
+    whole = verifier.measure(part.graph([part.layers[0].name]))
+    budget = DriftBudget(psnr_db=whole.psnr_db - 1, shift=5)  # 89 % of it
+    found = search(part, verifier, budget)
+    chosen = found.run(ranked(part))
+    assert (chosen.share, chosen.kept) == (1, frozenset())
+    (warning,) = found.warnings(chosen)
+    assert "80%" in warning
+    assert "uses 89%" in warning
+    assert not found.warnings(replace(chosen, used=0.8))
+
+
 def test_a_refusal_tells_what_came_nearest() -> None:
     def point(share: float, loss: float) -> Point:
         drift = Drift({"heavy": loss}, 0.1, {"heavy": (0.0, 0.0, 0.0)}, 50.0)
@@ -157,3 +206,17 @@ def test_a_refusal_tells_what_came_nearest() -> None:
     assert "0.130 of 0.1 dB" in str(error)
     assert "--qat" in error.remedy
     assert "longer" in refusal(points, DriftBudget(), tuned=True).remedy
+
+
+def test_a_refusal_never_names_what_is_within_the_budget() -> None:
+    def point(share: float, loss: float) -> Point:
+        drift = Drift({"heavy": loss}, 0.1, {"heavy": (0.0, 0.0, 0.0)}, 50.0)
+        return Point(frozenset(), share, drift, DriftBudget().excess(drift))
+
+    delivered = point(0.6, 0.104)
+    error = refusal([point(1.0, 0.4), point(0.5, 0.087), delivered], DriftBudget(), False, delivered)
+    assert "0.087" not in str(error)
+    assert "With FP16 around INT8" in str(error)
+    assert "60.0% in INT8: loss 0.104 of 0.1 dB" in str(error)
+    assert "--int8-rest fp32" in error.remedy
+    assert "No layer" in str(refusal([point(0.0, 0.0)], DriftBudget(), tuned=True))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import pickletools
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
 from sdps.core.errors import CheckpointError
+from sdps.core.weights_file import is_checkpoint
 from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
 from sdps.model.checkpoint import to_published
 
@@ -159,3 +162,95 @@ def test_a_malicious_pickle_is_refused_and_not_run(published: dict[str, Tensor],
 def test_a_missing_file() -> None:
     with pytest.raises(CheckpointError, match="no file"):
         load_checkpoint("nowhere.pth")
+
+
+@pytest.mark.parametrize(
+    "name", ["net.PTH", "net.ckpt", "net.bin", "net", "net.SafeTensors", "zip.safetensors"]
+)
+def test_the_content_tells_and_not_the_suffix(name: str, network: SDPSFNet, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if name == "net.SafeTensors":
+        save_checkpoint(network, path)
+    else:
+        torch.save(to_published(network), path)
+    assert is_checkpoint(path)
+    assert torch.equal(load_checkpoint(path).stage_osr.tail.weight, network.stage_osr.tail.weight)
+
+
+def test_what_is_told_by_its_name_only(tmp_path: Path) -> None:
+    for name, told in (("bad.PTH", True), ("bad.onnx", False), ("bad.bin", False)):
+        (tmp_path / name).write_bytes(b"")
+        assert is_checkpoint(tmp_path / name) == told
+    assert not is_checkpoint(tmp_path / "nowhere.onnx")
+
+
+def test_what_lightning_keeps_beside_the_network_is_left_out(
+    published: dict[str, Tensor], network: SDPSFNet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "epoch=3.ckpt"
+    state = {"model." + key: value for key, value in published.items()}
+    state["loss.vgg.weight"] = torch.zeros(3)
+    torch.save({"state_dict": state, "epoch": 3}, path)
+    assert torch.equal(load_checkpoint(path).stage_osr.tail.weight, network.stage_osr.tail.weight)
+    assert "1 keys beside the network ignored (loss.vgg.weight)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["ema.stage_osr.tail.weight", "stage_osr.tail.weight", "model.loss.weight"])
+def test_what_may_belong_to_a_network_is_not_left_out(
+    key: str, published: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "two.ckpt"
+    torch.save({**{"model." + name: value for name, value in published.items()}, key: torch.zeros(3)}, path)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+
+
+def test_two_networks_in_one_file_are_refused(published: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "two.ckpt"
+    torch.save({prefix + key: value for prefix in ("a.", "b.") for key, value in published.items()}, path)
+    with pytest.raises(CheckpointError):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("module", ["numpy._core.multiarray", "numpy.core.multiarray"])
+def test_numpy_scalars_of_a_trainer_do_no_harm(
+    module: str, published: dict[str, Tensor], network: SDPSFNet, tmp_path: Path
+) -> None:
+    """Numpy 1 wrote another module name; only the pickle in the archive differs."""
+    written, path = tmp_path / "written.pth", tmp_path / "best.pth"
+    scalars = {"best_psnr": np.float64(31.5), "epoch": np.int64(3), "done": np.bool_(True)}
+    torch.save({"state_dict": published, **scalars}, written)
+    with zipfile.ZipFile(written) as old, zipfile.ZipFile(path, "w") as new:
+        for item in old.infolist():
+            data = old.read(item)
+            if item.filename.endswith("data.pkl"):
+                here = next(
+                    str(argument).split()[0].encode()
+                    for opcode, argument, _ in pickletools.genops(data)
+                    if opcode.name == "GLOBAL" and str(argument).endswith("multiarray scalar")
+                )
+                data = data.replace(b"c" + here + b"\n", b"c" + module.encode() + b"\n")
+            new.writestr(item, data)
+    assert torch.equal(load_checkpoint(path).stage_osr.tail.weight, network.stage_osr.tail.weight)
+
+
+@pytest.mark.parametrize("value", [np.zeros(3), np.random.default_rng(0)])
+def test_other_objects_of_numpy_are_still_refused(
+    value: object, published: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "more.pth"
+    torch.save({"state_dict": published, "more": value}, path)
+    with pytest.raises(CheckpointError, match="running its code"):
+        load_checkpoint(path)
+
+
+def test_the_state_of_a_run_says_where_its_weights_are(network: SDPSFNet, tmp_path: Path) -> None:
+    path = tmp_path / "last.pt"
+    state = {"network": dict(network.named_parameters()), "optimiser": {}, "recipe": {}, "step": 3}
+    torch.save(state, path)
+    with pytest.raises(CheckpointError, match=r"Give last\.safetensors of that run"):
+        load_checkpoint(path)
+    save_checkpoint(network, tmp_path / "last.safetensors")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(path)
+    assert caught.value.remedy.endswith(str(tmp_path / "last.safetensors"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import multiprocessing
 import threading
 from collections.abc import Iterator
@@ -210,3 +211,18 @@ def test_the_published_files_are_those_of_the_paper() -> None:
 def test_an_unknown_name_lists_the_known_ones() -> None:
     with pytest.raises(UsageError, match=r"sdps-nano.*rain100h, rain100l, realrain-h, realrain-l"):
         zoo.find_weights("rain200h")
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:9", "gopher://127.0.0.1:9", "http://[::1"])
+def test_a_proxy_that_cannot_be_used_says_how_to_get_the_file_by_hand(
+    proxy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if proxy.startswith("socks") and importlib.util.find_spec("socksio"):
+        pytest.skip("SOCKS works here")
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with pytest.raises(SdpsError, match="the proxy or the certificates") as caught:
+        fetch(FILE, "http://nowhere.invalid", tmp_path)
+    assert caught.value.remedy.endswith(f"put it at {tmp_path / FILE.name}")
+    assert "\n" not in str(caught.value)

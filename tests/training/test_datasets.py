@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -17,6 +19,7 @@ from sdps.training.datasets import (
     read_rgb,
     recognise,
     refuse,
+    scene_hash,
 )
 
 
@@ -38,6 +41,43 @@ LAYOUTS = {
     "RealRain-1k": (
         ["training/input/5.png", "training/target/5.png", "testing/input/6.png", "testing/target/6.png"],
         {"train": 1, "test": 1},
+    ),
+    "JORDER's archives": (
+        [
+            "rain_data_train_Heavy/rain/norain-1x2.png",
+            "rain_data_train_Heavy/norain/norain-1.png",
+            "rain_data_test_Heavy/rain/X2/norain-9x2.png",
+            "rain_data_test_Heavy/norain/norain-9.png",
+        ],
+        {"test/rain_data_test_Heavy": 1, "train/rain_data_train_Heavy": 1},
+    ),
+    "a set beside its test set": (
+        ["Rain100L/input/1.png", "Rain100L/target/1.png", "test_L/input/2.png", "test_L/target/2.png"],
+        {"test/test_L": 1, "all/Rain100L": 1},
+    ),
+    "a test set below train": (
+        [
+            "train/A/input/1.png",
+            "train/A/target/1.png",
+            "train/test_A/input/2.png",
+            "train/test_A/target/2.png",
+        ],
+        {"train/A": 1, "test/test_A": 1},
+    ),
+    "RainTrainL, from a Mac": (
+        [
+            "rain-1.png",
+            "norain-1.png",
+            "rainstreak-1.png",
+            "rainregion-1.png",
+            "._rain-1.png",
+            "._norain-1.png",
+        ],
+        {"all": 1},
+    ),
+    "two rains of one picture": (
+        ["rain/rain-1.png", "rain/norain-1x2.png", "norain/norain-1.png"],
+        {"all": 2},
     ),
     "Rain13K": (
         [
@@ -82,6 +122,58 @@ def test_a_picture_without_its_partner_is_named(tmp_path: Path) -> None:
     assert "3.png has no rainy picture" in problems[1]
     with pytest.raises(UsageError, match=r"2 pictures do not fit: .*2\.png"):
         refuse(problems)
+
+
+def test_a_folder_that_is_called_test_can_be_given(tmp_path: Path) -> None:
+    put(tmp_path / "test_Rain100L", *LAYOUTS["input and target"][0])
+    assert list(recognise(tmp_path / "test_Rain100L").part("test", "all")) == ["all"]
+
+
+def test_names_that_differ_in_case_or_suffix_only_are_paired_with_nothing(tmp_path: Path) -> None:
+    put(tmp_path / "input", "1.jpg", "1.png", "IMG_2.png", "img_2.png", "3.png", "4.png")
+    put(tmp_path / "target", "1.png", "IMG_2.png", "img_2.png", "3.png", "4.png", "4.jpg")
+    pairs, problems = pair_up(tmp_path / "input", tmp_path / "target")
+    assert [pair.name for pair in pairs] == ["3.png"]
+    assert len(problems) == 3
+    assert "input/1.jpg and " in problems[0] and "input/1.png share a name" in problems[0]
+    assert "target/4.jpg and " in problems[1] and "target/4.png share a name" in problems[1]
+    assert problems[2].count("mg_2.png") + problems[2].count("MG_2.png") == 4
+
+
+def test_a_set_one_folder_further_down_is_hinted_at(tmp_path: Path) -> None:
+    put(tmp_path, "Rain100L/input/1.png", "notes/1.png")
+    put(tmp_path, "Rain100L/target/1.png")
+    assert recognise(tmp_path).parts.keys() == {"all/Rain100L"}
+    put(tmp_path / "up", "Rain13K/train/input/1.png", "Rain13K/train/target/1.png", "notes/1.png")
+    with pytest.raises(UsageError, match=r"Did you mean .*up/Rain13K\?"):
+        recognise(tmp_path / "up")
+
+
+def header(side: int) -> bytes:
+    """A PNG that claims to be that large, and ends after its head."""
+    chunk = b"IHDR" + struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + chunk + struct.pack(">I", zlib.crc32(chunk))
+
+
+def test_heads_of_enormous_pictures_are_named(tmp_path: Path) -> None:
+    for folder in ("input", "target"):
+        (tmp_path / folder).mkdir()
+        for side in (20_000, 60_000):
+            (tmp_path / folder / f"{side}.png").write_bytes(header(side))
+    pairs, _ = pair_up(tmp_path / "input", tmp_path / "target")
+    good, problems = check_pairs(pairs)
+    assert good == []
+    assert len(problems) == 2 and all("is not a readable picture" in line for line in problems)
+    assert scene_hash(pairs[0].clean) is None
+
+
+def test_the_hash_of_a_file_is_that_of_its_picture(tmp_path: Path) -> None:
+    scene = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8), (640, 480))
+    for name in ("a.png", "a.jpg"):
+        (tmp_path / name).write_bytes(cv2.imencode(name[1:], scene)[1].tobytes())
+    png, jpeg = scene_hash(tmp_path / "a.png"), scene_hash(tmp_path / "a.jpg")
+    assert png == difference_hash(scene) and png is not None and jpeg is not None
+    assert bin(png ^ jpeg).count("1") <= 4
 
 
 def test_bad_pairs_are_named_and_left_out(tmp_path: Path) -> None:

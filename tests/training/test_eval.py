@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,10 +22,11 @@ from sdps.core.frame import Image
 from sdps.model import SDPSFNet, save_checkpoint
 from sdps.model.deploy import denormalise, normalise
 from sdps.model.zoo import bundled
+from sdps.runtime.backends import open_backend
 from sdps.runtime.bundled import resolve
 from sdps.training.eval_cli import app
-from sdps.training.protocol import paper_tiles, score_pictures
-from sdps.training.restorers import NetworkRestorer, open_restorer
+from sdps.training.protocol import means, paper_tiles, score_pictures
+from sdps.training.restorers import BackendRestorer, NetworkRestorer, open_restorer
 
 Picture = Callable[[int, int], Image]
 
@@ -173,3 +176,124 @@ def test_a_graph_of_another_size_says_what_to_do(
     assert code == 2 and "--protocol frame" in stderr + capfd.readouterr().err
     code, stdout, _ = run(graph, folder, "--protocol", "frame")
     assert code == 0 and "whole pictures" in stdout
+
+
+def test_an_output_that_cannot_be_written_is_found_first(
+    checkpoint: Path, folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    (tmp_path / "taken" / "scores.csv").mkdir(parents=True)
+    for out, says in (("file", "Nothing can be written to"), ("taken", "scores.csv is a folder")):
+        code, stdout, stderr = run(checkpoint, folder, "--out", tmp_path / out)
+        assert code == 2 and not stdout and says in stderr + capfd.readouterr().err
+    code, _, _ = run(checkpoint, folder, "--limit", "1", "--out", tmp_path / "a" / "b")
+    assert code == 0
+    assert {path.name for path in (tmp_path / "a" / "b").iterdir()} == {
+        "scores.csv",
+        "scores.json",
+        "worst.png",
+    }
+
+
+def test_the_table_does_not_wait_for_the_files(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sdps.training.report.write_bytes", full)
+    code, stdout, _ = run(checkpoint, folder, "--limit", "1", "--out", tmp_path / "out")
+    assert code == 1 and "gain" in stdout
+
+
+def test_a_broken_picture_is_named_and_the_rest_is_scored(
+    checkpoint: Path, folder: Path, tmp_path: Path, picture: Picture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Its head is whole, so that only reading it can tell."""
+    jpeg = cv2.imencode(".jpg", picture(60, 70))[1].tobytes()
+    broken = folder / "input" / "0a.jpg"
+    broken.write_bytes(jpeg[: len(jpeg) // 2])
+    (folder / "target" / "0a.jpg").write_bytes(jpeg)
+    code, stdout, stderr = run(checkpoint, folder, "--out", tmp_path / "out", "--json")
+    told = stderr + capfd.readouterr().err
+    assert code == 1
+    assert f"not scored: {broken} is not a readable picture" in told
+    assert "1 of 3 pictures could not be read" in told
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
+    assert {row["picture"] for row in rows} == {"0.png", "1.png"}
+    found = json.loads(stdout)
+    assert found == json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert found["sets"]["set"][0]["pictures"] == 2
+    assert len(found["unread"]) == 1 and str(broken) in found["unread"][0]
+
+
+def test_an_equal_pair_does_not_blank_the_mean(
+    checkpoint: Path, folder: Path, tmp_path: Path, picture: Picture
+) -> None:
+    for side in ("input", "target"):
+        save(folder / side / "dry.png", picture(60, 70))
+    code, stdout, _ = run(checkpoint, folder, "--out", tmp_path / "out")
+    assert code == 0
+    assert "set, paper, RGB: the mean PSNR is without 1 equal rainy (infinite)" in stdout
+    rows = list(csv.DictReader((tmp_path / "out" / "scores.csv").open()))
+    before = [float(row["psnr_rgb_rainy"]) for row in rows]
+    after = [float(row["psnr_rgb_derained"]) for row in rows]
+    wet = [i for i, value in enumerate(before) if math.isfinite(value)]
+    mean = json.loads((tmp_path / "out" / "scores.json").read_text())["sets"]["set"][0]
+    assert (mean["pictures"], mean["equal_before"], mean["equal_after"]) == (3, 1, 0)
+    assert mean["before"]["psnr"] == pytest.approx(np.mean([before[i] for i in wet]), abs=1e-5)
+    assert mean["after"]["psnr"] == pytest.approx(np.mean(after), abs=1e-5)
+    # Not the difference of the two: the dry picture has no gain.
+    assert mean["gain"] == pytest.approx(np.mean([after[i] - before[i] for i in wet]), abs=1e-5)
+
+
+def test_equal_pictures_only_have_no_mean(picture: Picture) -> None:
+    image = picture(40, 40)
+    mean = means(score_pictures([("a", image, image)], Unchanged(), ("frame",)))[0]
+    assert (mean.equal_before, mean.equal_after) == (1, 1)
+    values = mean.to_json()
+    assert values["before"] == values["after"] == {"psnr": None, "ssim": 1.0}
+    assert values["gain"] is None and values["worst_gain"] is None
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda"])
+def test_a_device_that_is_not_here(
+    device: str, checkpoint: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if device == "cuda" and torch.cuda.is_available():
+        pytest.skip("there is one")
+    code, _, stderr = run(checkpoint, folder, "--device", device)
+    says = "There is no device 'tpu'" if device == "tpu" else "PyTorch sees no CUDA GPU here"
+    assert code == 2 and says in stderr + capfd.readouterr().err
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are UTF-16 there")
+def test_file_names_that_are_not_utf_8(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+    for side in ("input", "target"):
+        (folder / side / "0.png").rename(folder / side / os.fsdecode(b"caf\xe9.png"))
+    odd = tmp_path / os.fsdecode(b"s\xe9t")
+    folder.rename(odd)
+    code, stdout, _ = run(checkpoint, odd, "--out", tmp_path / "out")
+    assert code == 0 and "s\\udce9t" in stdout
+    names = [row["picture"] for row in csv.DictReader((tmp_path / "out" / "scores.csv").open())]
+    assert names == ["1.png", "caf\\udce9.png"]
+
+
+def test_the_folder_one_is_in_has_a_name(
+    checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    code, stdout, _ = run(checkpoint, ".", "--limit", "1", "--json")
+    assert code == 0 and list(json.loads(stdout)["sets"]) == ["set"]
+    monkeypatch.chdir(folder / "input")
+    code, stdout, _ = run(checkpoint, "..", "--limit", "1", "--json")
+    assert code == 0 and list(json.loads(stdout)["sets"]) == ["set"]
+
+
+def test_a_checkpoint_by_another_name_is_one(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("net.SAFETENSORS", "net.ckpt", "net"):
+        path = checkpoint.rename(tmp_path / name)
+        for opened in (open_restorer(str(path)), BackendRestorer(open_backend(path), "net")):
+            assert "torch" in opened.name
+            opened.close()
+        checkpoint = path

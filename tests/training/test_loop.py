@@ -225,7 +225,7 @@ def test_held_out_photographs_are_not_trained_on_in_any_size_or_quality() -> Non
 
 
 def test_a_data_set_names_its_bad_pairs_and_keeps_the_others(tmp_path: Path) -> None:
-    for part in ("train", "test"):
+    for part in ("train", "val"):
         for i, photo in enumerate(scenes(3, 64)):
             save(tmp_path / part / "input" / f"{i}.png", photo)
             save(tmp_path / part / "target" / f"{i}.png", photo)
@@ -251,8 +251,14 @@ def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "2 pictures (photos), nano, 2 steps" in done.output
     assert load_checkpoint(tmp_path / "run" / "best.safetensors").config.features == 8
-    assert CliRunner().invoke(app, arguments).exit_code == 0
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 0
+    assert "is finished already: 2 steps" in again.output
     assert CliRunner().invoke(app, [*arguments, "--rate", "0.5"]).exit_code == 2
+    other = CliRunner().invoke(app, [*arguments, "--from", "sdps-nano"])
+    assert other.exit_code == 2
+    assert "began with another --from (random weights, and not sha256:" in other.output
+    assert CliRunner().invoke(app, [*arguments, "--precision", "bf16"]).exit_code == 2
 
 
 STARVED = """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import zlib
 from itertools import combinations
 from pathlib import Path
 
@@ -47,6 +49,11 @@ def test_they_are_pictures_of_a_useful_size() -> None:
 def test_what_is_no_resource_file_or_picture(tmp_path: Path) -> None:
     with pytest.raises(SdpsError, match="Not a Qt resource"):
         list(read_rcc(b"RIFF" + bytes(64)))
-    (tmp_path / "fake.webp").write_bytes(b"no picture")
-    with pytest.raises(SdpsError, match=r"fake\.webp is not a readable picture"):
-        load_photo(tmp_path / "fake.webp")
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    huge = b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    for name, data in (("fake.webp", b"no picture"), ("empty.jpg", b""), ("huge.png", huge)):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(SdpsError, match=f"{name} is not a readable picture"):
+            load_photo(tmp_path / name)
+    with pytest.raises(SdpsError, match=r"gone\.png cannot be read"):
+        load_photo(tmp_path / "gone.png")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,17 +11,19 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.core.metrics import psnr
 from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.model.deploy import normalise
-from sdps.training.data import PairPatches, PhotoSource, RainyPatches
+from sdps.training.data import PairPatches, PairSource, PhotoSource, RainyPatches, Steps
 from sdps.training.datasets import Pair
 from sdps.training.evaluate import rainy_pairs
 from sdps.training.losses import EdgeLoss, StageLoss, charbonnier, frequency
 from sdps.training.recipe import PAPER, Clock, Recipe, in_epochs
+from sdps.training.run_folder import RunFolder
 from sdps.training.trainer import Trainer, open_fabric
 
 NET = SDPSFNetConfig(tau=0, features=4, scale_unet=4, scale_orb=4, cabs=1, psf_channels=8)
@@ -187,10 +191,39 @@ def test_pairs_are_cut_turned_and_flipped_alike(pairs: list[Pair]) -> None:
     assert len(turned) == 30
 
 
-def test_a_damaged_picture_is_passed_over(pairs: list[Pair]) -> None:
+def test_a_damaged_picture_is_passed_over_and_named_once(
+    pairs: list[Pair], capfd: pytest.CaptureFixture[str]
+) -> None:
     pairs[1].rainy.write_bytes(b"\x89PNG\r\n\x1a\n")
-    rainy, clean = PairPatches(pairs, 16, 6, seed=0).step(0)
-    assert torch.allclose(rainy - clean, torch.tensor(40 / 255), atol=1e-6)
+    source = PairSource(pairs)
+    for patch in (16, 18):  # two phases of a run
+        rainy, clean = source.patches(patch, 6, seed=0).step(0)
+        assert torch.allclose(rainy - clean, torch.tensor(40 / 255), atol=1e-6)
+    assert capfd.readouterr().err == f"skipped {pairs[1].rainy} is not a readable picture.\n"
+
+
+def test_a_damaged_picture_is_named_once_by_all_workers(
+    pairs: list[Pair], capfd: pytest.CaptureFixture[str]
+) -> None:
+    pairs[1].rainy.write_bytes(b"\x89PNG\r\n\x1a\n")
+    source = PairSource(pairs)
+    for _ in range(2):
+        list(
+            DataLoader(
+                Steps([source.patches(16, 6, 0)], (0, 1)), batch_size=None, sampler=[(0, 0)], num_workers=1
+            )
+        )
+    assert capfd.readouterr().err.count("skipped") == 1
+
+
+def test_names_of_files_need_not_be_utf_8(pairs: list[Pair], tmp_path: Path) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff.png")
+    odd.write_bytes(pairs[0].rainy.read_bytes())
+    moved = [Pair(odd.name, odd, pairs[0].clean), *pairs[1:]]
+    assert PairSource(moved).fingerprint() != PairSource(pairs).fingerprint()
+    folder = RunFolder(tmp_path / "run", PairSource(moved, odd.name))
+    folder.begin(Trainer(SDPSFNet(NET), PairSource(moved), replace(QUICK, phases=((0.0, 16, 1),))))
+    assert json.loads((tmp_path / "run" / "recipe.json").read_text())["pictures"]["name"] == "\\udcff.png"
 
 
 def test_the_held_out_rain_is_the_same_for_every_model(photos: list[Image]) -> None:

@@ -1,0 +1,53 @@
+"""The pieces of an INT8 job that need no whole export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import onnx
+import pytest
+from torch import nn
+
+from sdps.calibration.budget import Point
+from sdps.calibration.drift import Drift
+from sdps.calibration.frames import build_set
+from sdps.calibration.recipe import Calibrated
+from sdps.core.errors import UsageError
+from sdps.core.frame import Image
+from sdps.export.int8_job import _finish, parse_int8, quantise_network
+from sdps.export.onnx_export import manifest_of
+
+
+def test_the_rewrites_of_the_fp32_graph_are_told(calibrated: Calibrated, model: onnx.ModelProto) -> None:
+    manifest = manifest_of(model)
+    assert manifest.rewrites
+    kept = frozenset(layer.name for layer in calibrated.layers[1:])
+    point = Point(kept, 0.1, Drift({}, 0.0, {}, 50.0), 0.5)
+    job = (calibrated, list(calibrated.layers), point, lambda graph: graph, lambda *_: None)
+    _, rewrites = _finish(nn.Identity(), manifest, *job)
+    assert rewrites == manifest.rewrites
+
+
+def test_bounds_that_need_truth_are_those_that_were_given() -> None:
+    assert parse_int8({"calib": "photos", "shift": 0.5}, 42.0).truth_options == ()
+    asked = parse_int8({"calib": "photos", "tile_db": 0.4, "loss_db": 0.2}, None)
+    assert asked.truth_options == ("--max-drift", "--max-tile-drift")
+    with pytest.raises(UsageError, match="--min-psnr nan"):
+        parse_int8({"calib": "photos"}, float("nan"))
+
+
+def test_bounds_that_need_truth_are_refused_without_it(
+    model: onnx.ModelProto, scenes: list[Image], tmp_path: Path
+) -> None:
+    for name in ("input", "target"):
+        (tmp_path / name).mkdir()
+        for i, scene in enumerate(scenes):
+            cv2.imwrite(str(tmp_path / name / f"{i}.png"), scene)
+    asked = {"calib": str(tmp_path / "input"), "crop_side": 64, "tile_db": 0.4}
+    job = parse_int8(asked, None)
+    with pytest.raises(UsageError, match="no ground truth, against which --max-tile-drift would") as caught:
+        quantise_network(nn.Identity(), manifest_of(model), job)
+    assert "--min-psnr" in caught.value.remedy
+    job.check_truth(build_set(str(tmp_path), side=64))
+    parse_int8({**asked, "tile_db": None}, None).check_truth(build_set(str(tmp_path / "input"), side=64))

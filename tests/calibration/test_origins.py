@@ -1,0 +1,211 @@
+"""Where calibration pictures come from: layouts of pairs, films, and files that are none."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pytest
+
+from sdps.calibration import origins
+from sdps.calibration.frames import CalibrationSet, build_set
+from sdps.calibration.grouping import scenes, split_film, split_groups
+from sdps.core.errors import SourceError, UsageError
+from sdps.core.frame import Image
+from sdps.runtime.video_source import VideoSource
+
+
+def scene(seed: int, height: int = 96, width: int = 120) -> Image:
+    small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def write(path: Path, picture: Image) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), picture[:, :, ::-1])
+
+
+def film(path: Path, pictures: list[Image], odd: bool = False) -> Path:
+    """An H.264 film; an odd one is BT.709 in full range at this size, and to be turned."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.height, stream.width, stream.pix_fmt = *pictures[0].shape[:2], "yuv420p"
+        if odd:
+            stream.codec_context.colorspace, stream.codec_context.color_range = 1, 2
+            stream.set_display_rotation(90)
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
+def names(chosen: CalibrationSet) -> tuple[set[str], set[str]]:
+    """Of the pictures that calibrate, and of those that verify."""
+    calibrate, verify = ({crop.name for crop in part} for part in (chosen.calibrate, chosen.verify))
+    return calibrate, verify
+
+
+def test_copies_of_a_picture_stay_on_one_side(tmp_path: Path) -> None:
+    for number in range(4):
+        for copy in range(3):  # scaled a little, as copies are; by name they alternate
+            write(tmp_path / f"{copy}-{number}.jpg", scene(number, 96 + 4 * copy, 120 + 5 * copy))
+    used, held = ({name[2] for name in side} for side in names(build_set(str(tmp_path), side=64)))
+    assert used | held == set("0123")
+    assert not used & held
+    for path in tmp_path.glob("*-[123].jpg"):
+        path.unlink()
+    with pytest.raises(UsageError, match=r"3 pictures .* one scene.*add pictures"):
+        build_set(str(tmp_path), side=64)
+
+
+def test_rains_on_one_photograph_stay_on_one_side(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        for rain in range(4):
+            rained = np.where(rng.random((96, 120, 1)) < 0.3, 255, scene(number)).astype(np.uint8)
+            write(tmp_path / "input" / f"{rain}-{number}.png", rained)
+            write(tmp_path / "target" / f"{rain}-{number}.png", scene(number))
+    used, held = ({name[2] for name in side} for side in names(build_set(str(tmp_path), side=64)))
+    assert len(used) == 2
+    assert len(held) == 1
+    assert not used & held
+
+
+def test_groups_are_split_whole() -> None:
+    assert scenes(["0" * 16, "f" * 16, None, "000000000000001f", None, "0000000000000fff"]) == [
+        0,
+        1,
+        2,
+        0,
+        3,
+        0,
+    ]
+    assert split_groups([0, 1, 2, 3, 4]) == ([0, 2, 3], [1, 4])
+    assert split_groups([0, 1, 1, 1]) == ([1, 2, 3], [0])
+    assert split_film(24) == (list(range(14)), list(range(16, 24)))
+    assert split_film(2) == ([0], [1])
+
+
+def test_the_film_of_a_still_camera_calibrates_and_says_so(tmp_path: Path) -> None:
+    still = film(tmp_path / "still.m4v", [scene(1, 96, 96)] * 24)
+    chosen = build_set(str(still), side=64)
+    used, held = ({int(name.split("#")[1]) for name in side} for side in names(chosen))
+    assert max(used) < 14
+    assert min(held) >= 16
+    assert any("still camera" in note for note in chosen.notes)
+    moving = film(tmp_path / "moving.mp4", [scene(i, 96, 96) for i in range(12)])
+    assert not any("still camera" in note for note in build_set(str(moving), side=64).notes)
+
+
+def test_a_film_is_seen_in_the_colours_of_the_runtime(tmp_path: Path) -> None:
+    path = film(tmp_path / "a.mp4", [scene(i) for i in range(6)], odd=True)
+    frames = [frame.image for frame in VideoSource(str(path))]
+    assert frames[0].shape == (120, 96, 3)
+    for crop in build_set(str(path), side=64).calibrate:
+        seen = frames[int(crop.name.split("#")[1])]
+        assert np.array_equal(crop.image, seen[crop.top : crop.top + 64, crop.left : crop.left + 64])
+
+
+def test_only_one_picture_of_a_folder_is_in_memory(tmp_path: Path) -> None:
+    for i in range(8):
+        write(tmp_path / f"{i}.jpg", scene(i, 800, 800))
+    tracemalloc.start()
+    build_set(str(tmp_path), crops=8, side=64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5 * 800 * 800 * 3
+
+
+def test_what_is_no_picture_is_left_out(tmp_path: Path) -> None:
+    for i in range(3):
+        write(tmp_path / f"{i}.png", scene(i))
+    good = build_set(str(tmp_path), side=64)
+    (tmp_path / "z.png").touch()
+    (tmp_path / "y.jpg").write_bytes(b"no picture")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "album.jpg").mkdir()
+    chosen = build_set(str(tmp_path), side=64)
+    assert chosen.sha256 == good.sha256
+    assert "Left out, as no readable pictures: y.jpg, z.png." in chosen.notes
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="no pictures in"):
+        build_set(str(tmp_path / "empty"))
+
+
+def test_sound_alone_is_no_film(tmp_path: Path) -> None:
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=48000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        frame.sample_rate = 48000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    with pytest.raises(SourceError, match="holds no video"):
+        build_set(str(path))
+
+
+@pytest.mark.parametrize(
+    ("rainy", "clean"),
+    [
+        ("input/{}.png", "target/{}.jpg"),
+        ("lq/{}.png", "hq/{}.png"),
+        ("rainy/{}.png", "clean/{}.png"),
+        ("rain/X2/norain-{}x2.png", "norain/norain-{}.png"),
+        ("rain-00{}.png", "norain-00{}.png"),
+        ("rainy_image/{}_1.png", "ground_truth/{}.png"),
+        ("train/input/{}.png", "train/target/{}.png"),
+    ],
+)
+def test_the_layouts_of_deraining_sets_are_known(rainy: str, clean: str, tmp_path: Path) -> None:
+    for i in range(4):
+        write(tmp_path / rainy.format(i), scene(i))
+        write(tmp_path / clean.format(i), scene(i) // 2)
+    chosen = build_set(str(tmp_path), crops=8, side=64)
+    assert {crop.group for crop in (*chosen.calibrate, *chosen.verify)} == {"pairs"}
+    for crop in chosen.calibrate:
+        assert crop.clean is not None
+        assert np.abs(crop.image.astype(int) / 2 - crop.clean).mean() < 3
+
+
+def test_of_pairs_what_has_no_partner_is_left_out(tmp_path: Path) -> None:
+    for i in range(4):
+        write(tmp_path / "train" / "lq" / f"{i}.png", scene(i))
+        write(tmp_path / "train" / "hq" / f"{i + (i == 3)}.png", scene(i))
+        write(tmp_path / "test" / "lq" / f"{i}.png", scene(i + 10))
+        write(tmp_path / "test" / "hq" / f"{i}.png", scene(i + 10))
+    (tmp_path / "train" / "lq" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    (tmp_path / "train" / "hq" / "gone.png").mkdir()
+    (tmp_path / "train" / "hq" / "1.png").write_bytes(b"")
+    chosen = build_set(str(tmp_path), crops=8, side=64)
+    assert set.union(*names(chosen)) == {"0.png", "2.png"}
+    said = " ".join(chosen.notes)
+    assert "the part 'train' was taken" in said
+    assert "3.png has no clean picture" in said
+    assert "no readable pictures: 1.png" in said
+    write(tmp_path / "top.png", scene(5))  # pictures of its own go before sets below
+    with pytest.raises(UsageError, match="1 pictures"):
+        build_set(str(tmp_path), side=64)
+
+
+def test_a_folder_called_photos_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(origins, "_rained_photos", list)  # they are fetched and take long to render
+    (tmp_path / "photos").mkdir()
+    assert origins.open_origin("photos").kind == "photos"
+    for i in range(3):
+        write(tmp_path / "photos" / f"{i}.png", scene(i))
+    with pytest.raises(UsageError, match=r"\./photos for the folder"):
+        build_set("photos", side=64)
+    assert len(origins.open_origin("./photos").entries) == 3
+    assert origins.open_origin("photos:").kind == "photos"
+
+
+def test_crops_obey_the_stride_of_the_network(tmp_path: Path) -> None:
+    for i in range(3):
+        write(tmp_path / f"{i}.png", scene(i))
+    assert build_set(str(tmp_path), side=68).calibrate[0].image.shape == (68, 68, 3)
+    with pytest.raises(UsageError, match=r"68 pixels .* stride 8.*multiple of 8"):
+        build_set(str(tmp_path), side=68, stride=8)
