@@ -18,7 +18,7 @@ import numpy.typing as npt
 from sdps.calibration.drift import Pair
 from sdps.calibration.grouping import scenes, split_film, split_groups
 from sdps.calibration.held_out import perceptual_hash, refuse_overlap
-from sdps.calibration.origins import NAMED, Entry, Origin, Picture, UnreadableError, open_origin
+from sdps.calibration.origins import NAMED, Entry, Origin, Picture, UnequalError, UnreadableError, open_origin
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.core.spec import STRIDE
@@ -27,6 +27,8 @@ CROPS, VERIFY_CROPS, LEAST = 128, 32, 8
 CROP = 256
 PER_PICTURE = 8
 """Candidate crops of each picture."""
+LEAST_OF_A_SCENE = 3
+"""Pictures of one size and no copies of each other, of a camera that looks at one scene."""
 FLAT = 1.0
 """A crop whose values deviate less than this many levels says nothing about ranges."""
 
@@ -130,7 +132,7 @@ def build_set(
         )
     source = open_origin(origin)
     notes = list(source.notes)
-    usable, hashes = _survey(source, side, notes)
+    usable, hashes, different = _survey(source, side, notes)
     if not allow_overlap:
         refuse_overlap({entry.name: digits for entry, digits in zip(usable, hashes, strict=True) if digits})
     if len({entry.name for entry in usable}) < 2:
@@ -138,7 +140,7 @@ def build_set(
             f"{origin} has {len(usable)} pictures of at least {side}x{side} pixels; two are the least.",
             "One serves to calibrate, another to verify. Give more, or smaller crops with --calib-size.",
         )
-    calibrate, verify = _split(source, usable, hashes, notes)
+    calibrate, verify = _split(source, usable, hashes, different, notes)
     chosen, flat = _choose(calibrate, crops or CROPS, side)
     verified, flat_too = _choose(verify, VERIFY_CROPS, side)
     if flat + flat_too:
@@ -162,11 +164,17 @@ def _refuse_few(origin: str, chosen: int, verified: int, asked: int | None) -> N
         )
 
 
-def _survey(source: Origin, side: int, notes: list[str]) -> tuple[list[Entry], list[str | None]]:
-    """The pictures that can be cut, and the hash of each, None of a flat one; notes of the others."""
+def _survey(source: Origin, side: int, notes: list[str]) -> tuple[list[Entry], list[str | None], int]:
+    """The pictures that can be cut, the hash of each, None of a flat one, and how many differ at all.
+
+    Of the others there are notes. Pictures of several sizes are no camera's and count as none.
+    """
     usable: list[Entry] = []
     hashes: list[str | None] = []
+    contents: set[str] = set()
+    shapes: set[tuple[int, ...]] = set()
     unreadable: list[str] = []
+    unequal: list[str] = []
     small = 0
     for entry in source.entries:
         try:
@@ -174,17 +182,26 @@ def _survey(source: Origin, side: int, notes: list[str]) -> tuple[list[Entry], l
         except UnreadableError as error:
             unreadable.append(error.path.name)
             continue
+        except UnequalError:
+            unequal.append(entry.name)
+            continue
         if min(picture.rainy.shape[:2]) < side:
             small += 1
             continue
         usable.append(entry)
         hashes.append(_hash(picture.rainy if picture.clean is None else picture.clean))
-    if unreadable:
-        more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
-        notes.append(f"Left out, as no readable pictures: {', '.join(unreadable[:NAMED])}{more}.")
+        contents.add(picture.sha256)
+        shapes.add(picture.rainy.shape)
+    for names, why in (
+        (unreadable, "as no readable pictures"),
+        (unequal, "unlike their truth in size"),
+    ):
+        if names:
+            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+            notes.append(f"Left out, {why}: {', '.join(names[:NAMED])}{more}.")
     if small:
         notes.append(f"{small} pictures are smaller than {side} pixels and were left out.")
-    return usable, hashes
+    return usable, hashes, len(contents) if len(shapes) == 1 else 0
 
 
 def _hash(image: Image) -> str | None:
@@ -193,12 +210,16 @@ def _hash(image: Image) -> str | None:
 
 
 def _split(
-    source: Origin, usable: Sequence[Entry], hashes: Sequence[str | None], notes: list[str]
+    source: Origin,
+    usable: Sequence[Entry],
+    hashes: Sequence[str | None],
+    different: int,
+    notes: list[str],
 ) -> tuple[list[Entry], list[Entry]]:
-    """What calibrates and what verifies.
+    """What calibrates and what verifies; `different` says how many a still camera may have taken.
 
     Raises:
-        UsageError: all pictures show one scene.
+        UsageError: all pictures are one, or two of one scene.
     """
     if source.kind == "photos":  # the same in several rains has the same name
         names = list(dict.fromkeys(entry.name for entry in usable))
@@ -212,10 +233,16 @@ def _split(
                 "The film's last third, which verifies, shows a scene that calibrates too, as it does with "
                 "a still camera; on other scenes the drift may be larger."
             )
-    elif len(set(groups)) < 2:
+    elif len(set(groups)) < 2 and different < LEAST_OF_A_SCENE:
         raise UsageError(
             f"The {len(usable)} pictures of {source.name} all show one scene; two are the least.",
             "One serves to calibrate, another to verify: add pictures of something else.",
+        )
+    elif len(set(groups)) < 2:  # a still camera's, in the order of their names
+        parts = split_film(len(usable))
+        notes.append(
+            "All pictures show one scene, which calibrates and verifies; on other scenes the drift may be "
+            "larger."
         )
     else:
         parts = split_groups(groups)

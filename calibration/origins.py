@@ -43,6 +43,10 @@ class Picture:
     sha256: str
 
 
+class UnequalError(UsageError):
+    """A picture and its ground truth differ in size."""
+
+
 class UnreadableError(UsageError):
     """A file is no picture."""
 
@@ -140,7 +144,7 @@ def _file(name: str, rainy: Path, clean: Path | None) -> Entry:
         if clean is not None:
             truth = _decode(_bytes(clean), clean)
             if truth.shape != image.shape:
-                raise UsageError(f"{name} and its ground truth differ in size.", "Pairs have equal sizes.")
+                raise UnequalError(f"{name} and its ground truth differ in size.", "Pairs have equal sizes.")
         return Picture(image, truth, hashlib.sha256(data).hexdigest())
 
     return Entry(name, "pictures" if clean is None else "pairs", read)

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sdps.core.console import need
+from sdps.core.weights_file import HEAD, kind_of
 
 ORIGINAL = "original.safetensors"
 """Beside a fine-tuned checkpoint: the weights that it began with, which its loss is measured against."""
@@ -37,7 +38,9 @@ class TrainedRanges:
         Args:
             checkpoint: A checkpoint that could be loaded.
         """
-        if checkpoint.suffix != ".safetensors":
+        with checkpoint.open("rb") as stream:
+            kind = kind_of(stream.read(HEAD))
+        if kind != "safetensors":
             return None
         need("safetensors")
         from safetensors import safe_open

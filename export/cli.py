@@ -21,7 +21,6 @@ from sdps.export.screen import progress, show_parity, show_rewrites
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from sdps.export.int8_job import Int8Job
     from sdps.export.job import ExportJob
     from sdps.export.parity import Bounds
 
@@ -175,7 +174,7 @@ def export(
         around.enter_context(locked(graph, partial(_say, quiet)))
         temporary = around.enter_context(atomic_path(graph))
         # Ends first: no graph comes without its report.
-        made = around.enter_context(_report_folder(int8_job, folder)) if int8_job else None
+        made = around.enter_context(_report_folder(folder)) if int8_job else None
         with progress(quiet) as (bar, task):
             watch = seen.append if explain else None
             exported = run_job(job, lambda text: bar.update(task, description=text), watch)
@@ -210,11 +209,10 @@ def export(
     _say(quiet, f"Run it: sdps-run --model {graph} --input rain.jpg --output restored.png")
 
 
-def _report_folder(job: Int8Job, folder: Path) -> AbstractContextManager[Path]:
+def _report_folder(folder: Path) -> AbstractContextManager[Path]:
     """Where an INT8 graph's report is made, once all that it needs is known to be there."""
     from sdps.calibration.report import report_folder
 
-    job.check_cache()
     return report_folder(folder)
 
 

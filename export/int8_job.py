@@ -169,6 +169,8 @@ def quantise_network(
     """
     if tuned and job.options != Options():
         raise UsageError("The checkpoint brings trained ranges.", "Leave --calibrator out.")
+    if tuned is None:  # which keeps no statistics
+        job.check_cache()
     step("Choosing the calibration set", 0, 0)
     chosen_set = build_set(job.calib, job.crops, job.crop_side, job.allow_overlap, manifest.stride)
     job.check_truth(chosen_set)

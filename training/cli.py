@@ -231,7 +231,8 @@ def train(
     best = f"best {ending.best:.2f} dB" if scored else "no validation"
     if ending.finished and not ending.here:
         say(
-            f"The run in {folder.path} is finished already: {ending.step} steps, {best}; nothing was trained."
+            f"The run in {folder.path} is finished already, or its budget spent: {ending.step} steps, "
+            f"{best}; nothing was trained."
         )
         return
     say(f"{ending.step} steps{skipped}, {ending.images_per_second:.1f} images/s, {best}")

@@ -116,19 +116,24 @@ def hold_out(photos: Sequence[Image], say: Say) -> tuple[list[Image], list[Image
     return train, held_out
 
 
-def hold_out_scenes(pairs: Sequence[Pair], every: int, say: Say) -> tuple[list[Pair], list[Pair]]:
+def hold_out_scenes(
+    pairs: Sequence[Pair], every: int, say: Say, most: int = 0
+) -> tuple[list[Pair], list[Pair]]:
     """Holds out every so many scenes, each with all its rains; what looks like one is not trained on.
 
     Args:
         pairs: In the order in which scenes are counted.
         every: 2 or more.
         say: Told how many pairs were left out because they look like one that is held out.
+        most: Hold out about so many scenes where those would be more; 0 for as many as there are.
 
     Returns:
         What to train on, and what is held out. A clean picture that cannot be read is a scene of its own.
     """
     hashes = _hashes(pairs)
     scenes = _scenes(hashes)
+    if most and scenes:
+        every = max(every, (max(scenes) + 1) // most)
     held_out = [pair for pair, scene in zip(pairs, scenes, strict=True) if scene % every == 0]
     seen = [value for value, scene in zip(hashes, scenes, strict=True) if scene % every == 0]
     others = np.array([value for value in seen if value is not None], np.uint64)
@@ -196,8 +201,7 @@ def _split(found: DataSet, say: Say) -> tuple[list[Pair], list[Pair]]:
     if validation:
         return train, validation
     # Of a set that has a test part as many as are looked at, so that it is trained on nearly whole.
-    every = max(HELD_OUT, len(train) // MOST) if found.part("train") else HELD_OUT
-    return hold_out_scenes(train, every, say)
+    return hold_out_scenes(train, HELD_OUT, say, MOST if found.part("train") else 0)
 
 
 def _decodable(pairs: Sequence[Pair], say: Say) -> list[Pair]:

@@ -13,8 +13,10 @@ process ends. Every file is written under another name and renamed; lines of the
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -31,6 +33,9 @@ from sdps.core.errors import SdpsError, UsageError
 from sdps.model import SDPSFNet, load_checkpoint, save_checkpoint
 from sdps.training.data import Source
 from sdps.training.trainer import Trainer
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What file systems answer that know no locks: some network mounts."""
 
 
 class RunFolder:
@@ -79,7 +84,11 @@ class RunFolder:
             raise UsageError(
                 f"Another process trains in {self.path}.", "Wait until it ends, or give another --out."
             ) from None
-        except OSError as error:
+        except (OSError, NotImplementedError) as error:
+            if isinstance(error, NotImplementedError) or error.errno in NO_LOCKS:
+                sys.stderr.write(f"{self.path} cannot be locked: train there with one command at a time.\n")
+                yield
+                return
             raise SdpsError(
                 f"The folder {self.path} cannot be written to: {error.strerror or error}.",
                 "Give another --out.",
@@ -118,9 +127,11 @@ class RunFolder:
             return {}
         pictures, notes = state["pictures"], state["notes"]
         if pictures != self.pictures:
+            older = f"; earlier versions held out others: go on with --from {self.path / 'last.safetensors'}"
             raise UsageError(
                 f"The run in {self.path} trains on {pictures['count']} other pictures ({pictures['name']}).",
-                "Give the same pictures again, or another --out.",
+                "Give the same pictures again, or another --out"
+                + ("." if "begun" in state else f"{older} and another --out."),
             )
         self._same_beginning(state.get("begun", {}))
         trainer.restore(state)

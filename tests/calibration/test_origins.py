@@ -100,6 +100,17 @@ def test_the_film_of_a_still_camera_calibrates_and_says_so(tmp_path: Path) -> No
     assert not any("still camera" in note for note in build_set(str(moving), side=64).notes)
 
 
+def test_snapshots_of_a_still_camera_calibrate_and_say_so(tmp_path: Path) -> None:
+    rng = np.random.default_rng(1)
+    for number in range(8):
+        noise = rng.integers(-2, 3, (96, 120, 3))
+        write(tmp_path / f"{number}.png", (scene(1) + noise).clip(0, 255).astype(np.uint8))
+    chosen = build_set(str(tmp_path), side=64)
+    used, held = names(chosen)
+    assert used and held and max(used) < min(held)
+    assert any("All pictures show one scene" in note for note in chosen.notes)
+
+
 def test_a_film_is_seen_in_the_colours_of_the_runtime(tmp_path: Path) -> None:
     path = film(tmp_path / "a.mp4", [scene(i) for i in range(6)], odd=True)
     frames = [frame.image for frame in VideoSource(str(path))]
@@ -188,6 +199,15 @@ def test_of_pairs_what_has_no_partner_is_left_out(tmp_path: Path) -> None:
     write(tmp_path / "top.png", scene(5))  # pictures of its own go before sets below
     with pytest.raises(UsageError, match="1 pictures"):
         build_set(str(tmp_path), side=64)
+
+
+def test_a_pair_of_unequal_size_is_left_out(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / "input" / f"{number}.png", scene(number))
+        write(tmp_path / "target" / f"{number}.png", scene(number, 96 + number // 3))
+    chosen = build_set(str(tmp_path), side=64)
+    assert not any("3.png" in name for side in names(chosen) for name in side)
+    assert any("unlike their truth in size" in note and "3.png" in note for note in chosen.notes)
 
 
 def test_a_folder_called_photos_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

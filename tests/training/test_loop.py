@@ -253,7 +253,7 @@ def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
     assert load_checkpoint(tmp_path / "run" / "best.safetensors").config.features == 8
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0
-    assert "is finished already: 2 steps" in again.output
+    assert "is finished already, or its budget spent: 2 steps" in again.output
     assert CliRunner().invoke(app, [*arguments, "--rate", "0.5"]).exit_code == 2
     other = CliRunner().invoke(app, [*arguments, "--from", "sdps-nano"])
     assert other.exit_code == 2

@@ -195,6 +195,14 @@ def test_no_scene_is_on_both_sides(tmp_path: Path) -> None:
     assert (train_on, held_out) == (pairs[10:], pairs[:10])
 
 
+def test_of_many_scenes_about_as_many_as_are_looked_at_are_held_out(tmp_path: Path) -> None:
+    save_pairs(tmp_path, scenes(60))
+    files = [tmp_path / "input" / f"{i}.png" for i in range(60)]
+    pairs = [Pair(f"{i}-{rain}", files[i], files[i]) for i in range(60) for rain in range(14)]
+    train_on, held_out = hold_out_scenes(pairs, 2, lambda text: None, most=10)
+    assert (len(held_out), len(train_on)) == (10 * 14, 50 * 14)
+
+
 def test_without_doubles_every_tenth_is_held_out_as_ever(tmp_path: Path) -> None:
     save_pairs(tmp_path, scenes(12))
     (tmp_path / "target" / "5.png").write_bytes(b"\x89PNG\r\n\x1a\n")
