@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +30,17 @@ as much memory as one alone, so there are no more of them where there are more c
 
 INTEGERS = ("i8", "u8")
 """How OpenVINO names what an integer kernel reads."""
+
+
+@functools.cache
+def openvino_core() -> Any:
+    """OpenVINO's `Core`, one for the process and never freed.
+
+    A core gives the thread that first compiles a signal stack, and frees its memory with itself, in whatever
+    thread and order that is; if it is not the reverse order in the same thread, the next signal (Ctrl-C)
+    ends the process with a segmentation fault (OpenVINO 2026; tests/runtime/test_openvino_signals.py).
+    """
+    return need("openvino").Core()
 
 
 @dataclass
@@ -62,9 +74,8 @@ class OpenVinoBackend(BlockingBackend):
     """
 
     def __init__(self, path: Path, threads: int = 0, reason: str = "") -> None:
-        ov = need("openvino")
+        self.core = openvino_core()
         data, self.manifest = read_graph(path)
-        self.core = ov.Core()
         # Some CPUs would run in bfloat16 unasked, which costs tenths of a decibel.
         self.options: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads:

@@ -158,7 +158,9 @@ def test_a_stopped_run_goes_on_to_the_very_same_weights_and_ranges(
     assert TrainedRanges.read(tmp_path / "last.safetensors") == TrainedRanges.read(done / "last.safetensors")
 
 
-def test_it_leaves_an_ordinary_checkpoint_with_ranges(runs: Runs, done: Path, tmp_path: Path) -> None:
+def test_it_leaves_an_ordinary_checkpoint_with_ranges(
+    runs: Runs, weights: Path, done: Path, tmp_path: Path
+) -> None:
     ranges = TrainedRanges.read(done / "best.safetensors")
     other = tmp_path / "best.ckpt"
     other.write_bytes((done / "best.safetensors").read_bytes())
