@@ -1,7 +1,7 @@
 """The calibration set: which crops of which pictures, chosen so that they cover what will be seen.
 
 Sources are a folder of pictures (or of pairs, `input/` beside `target/`), a video or a camera's
-recording, or 'photos': the photographs of the split 'calibrate' with rendered rain (`origins`). Each
+recording, or photographs with rendered rain, one's own or those of the split 'calibrate' (`origins`). Each
 scene serves either to calibrate or to verify, never both; a film is split in time (`grouping`).
 """
 
@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from sdps.calibration.drift import Pair
+from sdps.calibration.entry import Entry, Picture, UnequalError, UnreadableError
 from sdps.calibration.grouping import scenes, split_film, split_groups
-from sdps.calibration.held_out import perceptual_hash, refuse_overlap
-from sdps.calibration.origins import NAMED, Entry, Origin, Picture, UnequalError, UnreadableError, open_origin
+from sdps.calibration.held_out import hashes_below, perceptual_hash, refuse_overlap
+from sdps.calibration.origins import NAMED, Origin, open_origin
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.core.spec import STRIDE
@@ -109,16 +111,22 @@ class _Candidate:
 
 
 def build_set(
-    origin: str, crops: int | None = None, side: int = CROP, allow_overlap: bool = False, stride: int = STRIDE
+    origin: str,
+    crops: int | None = None,
+    side: int = CROP,
+    allow_overlap: bool = False,
+    stride: int = STRIDE,
+    held_out: Path | None = None,
 ) -> CalibrationSet:
     """Reads a source and chooses crops.
 
     Args:
-        origin: 'photos', a folder, or a video file.
+        origin: 'photos', 'photos:DIR', a folder, or a video file.
         crops: How many to calibrate on; None takes 128 or what there is.
         side: Of a crop in pixels, a multiple of `stride`.
         allow_overlap: Take pictures of the evaluation set as well.
         stride: What divides the sizes that the network takes.
+        held_out: A folder of pictures to evaluate on, of which none may be in the set.
 
     Raises:
         UsageError: no such source, too few pictures or scenes, nothing but flat ones, or an overlap.
@@ -131,10 +139,15 @@ def build_set(
             f"Give a multiple of {stride}, at least {least}, with --calib-size.",
         )
     source = open_origin(origin)
+    kept_apart = [] if held_out is None else hashes_below(held_out)
     notes = list(source.notes)
     usable, hashes, different = _survey(source, side, notes)
+    told = {entry.name: digits for entry, digits in zip(usable, hashes, strict=True) if digits}
     if not allow_overlap:
-        refuse_overlap({entry.name: digits for entry, digits in zip(usable, hashes, strict=True) if digits})
+        refuse_overlap(told)
+    if held_out is not None:
+        refuse_overlap(told, kept_apart, str(held_out))
+        notes.append(f"None of its pictures is among the {len(kept_apart)} of {held_out}.")
     if len({entry.name for entry in usable}) < 2:
         raise UsageError(
             f"{origin} has {len(usable)} pictures of at least {side}x{side} pixels; two are the least.",

@@ -7,7 +7,11 @@ at 960 pixels; a test holds them to the photographs. They survive scaling, compr
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 
+import numpy as np
+
+from sdps.calibration.entry import PICTURES
 from sdps.core.console import need
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
@@ -40,12 +44,37 @@ def perceptual_hash(image: Image) -> str:
     return str(imagehash.phash(pil.fromarray(image)))
 
 
-def refuse_overlap(pictures: Mapping[str, str], held_out: Iterable[str] = EVALUATION_HASHES) -> None:
+def hashes_below(folder: Path) -> list[str]:
+    """The hash of every picture in a folder and the folders below it.
+
+    Raises:
+        UsageError: there is no such folder, or no readable picture in it.
+    """
+    cv2 = need("cv2")
+    hashes = []
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() in PICTURES and path.is_file():
+            try:
+                # A hash is of 32x32 pixels: read at half the size, which JPEG does fast.
+                bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)
+            except (OSError, cv2.error):
+                continue
+            if bgr is not None and int(bgr.max()) > int(bgr.min()):
+                hashes.append(perceptual_hash(np.ascontiguousarray(bgr[:, :, ::-1])))
+    if not hashes:
+        raise UsageError(f"There are no pictures in {folder}.", "Give the folder that you evaluate on.")
+    return hashes
+
+
+def refuse_overlap(
+    pictures: Mapping[str, str], held_out: Iterable[str] = EVALUATION_HASHES, folder: str = ""
+) -> None:
     """Refuses a calibration set that shares pictures with what is evaluated on.
 
     Args:
         pictures: Name to hash of every whole picture of the set.
         held_out: Hashes of the evaluation pictures.
+        folder: Where they lie; '' for those of sdps.
 
     Raises:
         UsageError: one is the same picture; it is named.
@@ -59,6 +88,8 @@ def refuse_overlap(pictures: Mapping[str, str], held_out: Iterable[str] = EVALUA
     if shared:
         more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
         raise UsageError(
-            f"The calibration set shares pictures with the evaluation set: {', '.join(shared[:3])}{more}.",
-            "Figures measured there would flatter: take other pictures, or say --allow-overlap.",
+            f"The calibration set shares pictures with {folder or 'the evaluation set'}: "
+            f"{', '.join(shared[:3])}{more}.",
+            "Figures measured there would flatter: take other pictures"
+            + (", or leave --held-out out." if folder else ", or say --allow-overlap."),
         )

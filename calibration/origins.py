@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sdps.calibration.entry import PICTURES, Entry, Picture, UnequalError, UnreadableError
+from sdps.calibration.rained import fetched_with_rain, with_rain
 from sdps.core.artifact import sha256_of
 from sdps.core.console import need
 from sdps.core.errors import UsageError
@@ -24,50 +26,14 @@ if TYPE_CHECKING:
     from sdps.training.datasets import Pair as Files
 
 PHOTOS = "photos"
-FETCHED = "photos:"
-"""The same where a folder is called 'photos'."""
-LOOKS = ("heavy", "medium", "light", "drizzle")
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+RAINED = "photos:"
+"""Before a folder of clean photographs, which get rain; alone it is PHOTOS, whatever a folder is called."""
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg"}
 MOST_FRAMES = 96
+MOST_RAINED = 32
+"""Photographs that rain is rendered on; each of them gives a picture for every look."""
 NAMED = 3
 """Files that a note names before it counts the rest."""
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A whole picture: (H, W, 3) uint8 RGB, its ground truth or None, and the hash of its source."""
-
-    rainy: Image
-    clean: Image | None
-    sha256: str
-
-
-class UnequalError(UsageError):
-    """A picture and its ground truth differ in size."""
-
-
-class UnreadableError(UsageError):
-    """A file is no picture."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(f"{path} is not a readable picture.", "Take it out of the folder.")
-        self.path = path
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One picture of an origin.
-
-    Attributes:
-        name: Equal for the same scene in several rains.
-        group: What is averaged together, e.g. a look of rain.
-        read: Reads it, each time anew; raises `UnreadableError`.
-    """
-
-    name: str
-    group: str
-    read: Callable[[], Picture]
 
 
 @dataclass(frozen=True)
@@ -88,19 +54,21 @@ class Origin:
 
 
 def open_origin(origin: str) -> Origin:
-    """Finds the pictures of 'photos', a folder or a video file.
+    """Finds the pictures of 'photos', 'photos:DIR', a folder or a video file.
 
     Raises:
         UsageError: there is no such source, it holds nothing, or it could be two.
         SourceError: a video cannot be read.
     """
-    if origin in (PHOTOS, FETCHED):
+    if origin in (PHOTOS, RAINED):
         if origin == PHOTOS and _holds_pictures(Path(PHOTOS)):
             raise UsageError(
                 "'photos' could be the folder here or the photographs that sdps fetches.",
-                f"Write ./{PHOTOS} for the folder, {FETCHED} for the photographs.",
+                f"Write ./{PHOTOS} for the folder, {RAINED} for the photographs.",
             )
-        return Origin(PHOTOS, "photos", _rained_photos())
+        return Origin(PHOTOS, "photos", fetched_with_rain())
+    if origin.startswith(RAINED):
+        return _rained_folder(Path(origin.removeprefix(RAINED)))
     path = Path(origin)
     if path.is_dir():
         return _folder(path)
@@ -108,7 +76,8 @@ def open_origin(origin: str) -> Origin:
         return _film(path)
     raise UsageError(
         f"There is no calibration source {origin}.",
-        "Give a folder of pictures, a video, or 'photos' for photographs with rendered rain.",
+        "Give a folder of rainy pictures, a video, 'photos' for photographs with rendered rain, or "
+        f"{RAINED}DIR for rain on your own.",
     )
 
 
@@ -135,6 +104,22 @@ def _folder(folder: Path) -> Origin:
         for pair in pairs
     ]
     return Origin(str(folder), "files", entries, notes)
+
+
+def _rained_folder(folder: Path) -> Origin:
+    """Clean photographs, which get every look of rain."""
+    files = sorted(path for path in folder.iterdir() if _is_picture(path)) if folder.is_dir() else []
+    if not files:
+        raise UsageError(
+            f"There are no photographs in {folder}.", f"Give a folder of clean ones: --calib {RAINED}DIR."
+        )
+    notes = []
+    if len(files) > MOST_RAINED:
+        notes.append(
+            f"Rain was rendered on {MOST_RAINED} of the {len(files)} photographs, spread over them all."
+        )
+        files = [files[i * len(files) // MOST_RAINED] for i in range(MOST_RAINED)]
+    return Origin(f"{RAINED}{folder}", "files", with_rain(files), notes)
 
 
 def _file(name: str, rainy: Path, clean: Path | None) -> Entry:
@@ -250,18 +235,3 @@ def _film(path: Path) -> Origin:
 
     notes = [f"{path.name} is damaged: {source.skipped} pieces were left out."] * (source.skipped > 0)
     return Origin(str(path), "film", [entry(index, frame) for index, frame in kept], notes)
-
-
-def _rained_photos() -> list[Entry]:
-    """The photographs of the split 'calibrate' in every look; they are few and stay in memory."""
-    from sdps.training.evaluate import rainy_pairs
-    from sdps.training.photos import load_split, photo_list
-
-    photos = load_split("calibrate")
-    names = [photo.path for photo in photo_list("calibrate")]
-    entries = []
-    for look in LOOKS:
-        for name, (rainy, clean) in zip(names, rainy_pairs(photos, look), strict=True):
-            picture = Picture(rainy, clean, hashlib.sha256(clean.tobytes()).hexdigest())
-            entries.append(Entry(name, look, lambda picture=picture: picture))  # type: ignore[misc]
-    return entries

@@ -74,6 +74,7 @@ def export(
     calibrator: o.Calibrator = None,
     int8_rest: o.Int8Rest = None,
     allow_overlap: o.AllowOverlap = False,
+    held_out: o.HeldOut = None,
     name: o.Name = None,
     picture: o.Picture = None,
     min_psnr: o.MinPsnr = None,
@@ -102,6 +103,7 @@ def export(
         "calibrator": calibrator,
         "rest": int8_rest,
         "allow_overlap": allow_overlap or None,
+        "held_out": held_out,
     }
     check_calibration(chosen, calibration)
     if chosen == "int8" and (no_rewrite or explain):

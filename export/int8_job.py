@@ -50,6 +50,7 @@ class Int8Job:
         crops: Number of calibration crops, None for the default.
         crop_side: Their side in pixels.
         allow_overlap: Take pictures of the evaluation set.
+        held_out: A folder of pictures that none of the set's may be among.
         rest: What is not INT8 is 'fp16' (GPUs) or 'fp32' (CPUs, which have no FP16 convolutions).
         options: How to calibrate.
         cache: Folder for statistics and sensitivities.
@@ -62,6 +63,7 @@ class Int8Job:
     crops: int | None = None
     crop_side: int = CROP
     allow_overlap: bool = False
+    held_out: Path | None = None
     rest: str = "fp16"
     options: Options = field(default_factory=Options)
     truth_options: Sequence[str] = ()
@@ -102,7 +104,7 @@ def parse_int8(asked: Mapping[str, Any], min_psnr: float | None) -> Int8Job:
 
     Args:
         asked: `calib`; `loss_db`, `tile_db`, `shift` of the budget; `crops`, `crop_side`,
-            `calibrator`, `rest`, `allow_overlap`.
+            `calibrator`, `rest`, `allow_overlap`, `held_out`.
         min_psnr: Floor in dB against FP32, for sets without ground truth.
 
     Raises:
@@ -172,7 +174,9 @@ def quantise_network(
     if tuned is None:  # which keeps no statistics
         job.check_cache()
     step("Choosing the calibration set", 0, 0)
-    chosen_set = build_set(job.calib, job.crops, job.crop_side, job.allow_overlap, manifest.stride)
+    chosen_set = build_set(
+        job.calib, job.crops, job.crop_side, job.allow_overlap, manifest.stride, job.held_out
+    )
     job.check_truth(chosen_set)
     step("Tracing the network", 0, 0)
     plain = replace(manifest, precision="fp32", size="dynamic")

@@ -206,9 +206,10 @@ Rebuild = Annotated[
 Calib = Annotated[
     str | None,
     typer.Option(
-        metavar="DIR|VIDEO|photos",
+        metavar="DIR|VIDEO|photos[:DIR]",
         help="Rainy pictures to calibrate on (pairs in input/ and target/), a video, a recording, "
-        "or 'photos': rain rendered on fetched photographs ('photos:' where a folder is called so).",
+        "'photos': rain rendered on fetched photographs ('photos:' where a folder is called so), "
+        "or 'photos:DIR': rain rendered on your own.",
         rich_help_panel=INT8_PANEL,
     ),
 ]
@@ -272,6 +273,14 @@ AllowOverlap = Annotated[
     typer.Option(
         "--allow-overlap",
         help="Calibrate on pictures of the evaluation set too.",
+        rich_help_panel=INT8_PANEL,
+    ),
+]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Pictures that you evaluate on: a set that has one of them is refused.",
         rich_help_panel=INT8_PANEL,
     ),
 ]

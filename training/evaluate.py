@@ -23,26 +23,28 @@ shows in decibels."""
 
 
 def rainy_pairs(photos: Sequence[Image], look: str) -> Iterator[tuple[Image, Image]]:
-    """Each photograph with rain of a look, and without: (H, W, 3) uint8.
+    """Each photograph with rain of a look, and without: (H, W, 3) uint8."""
+    for i, photo in enumerate(photos):
+        yield rained(photo, look, i), photo
+
+
+def rained(photo: Image, look: str, number: int) -> Image:
+    """A photograph with rain of a look, (H, W, 3) uint8; `number` decides which rain of that look.
 
     'dry' is no rain at all; 'foreign' and 'albumentations' are heavy rain of other renderers
     (foreign_rain.py).
     """
-    for i, photo in enumerate(photos):
-        if look == "dry":
-            yield photo, photo
-            continue
-        if look == "foreign":
-            yield foreign_rain(photo, i), photo
-            continue
-        if look == ALBUMENTATIONS:
-            yield albumentations_rain(photo, i), photo
-            continue
-        clean = torch.from_numpy(photo).permute(2, 0, 1).float() / 255
-        seed = 1_000_000 + i  # far from the training seeds
-        rain = sample_rain(np.random.default_rng((seed, LOOKS.index(look))), look)
-        field = RainField(rain, photo.shape[0], photo.shape[1], seed)
-        yield (render(clean, field) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy(), photo
+    if look == "dry":
+        return photo
+    if look == "foreign":
+        return foreign_rain(photo, number)
+    if look == ALBUMENTATIONS:
+        return albumentations_rain(photo, number)
+    clean = torch.from_numpy(photo).permute(2, 0, 1).float() / 255
+    seed = 1_000_000 + number  # far from the training seeds
+    rain = sample_rain(np.random.default_rng((seed, LOOKS.index(look))), look)
+    field = RainField(rain, photo.shape[0], photo.shape[1], seed)
+    return (render(clean, field) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
 
 def looks_here() -> tuple[str, ...]:

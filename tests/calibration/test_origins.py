@@ -212,7 +212,7 @@ def test_a_pair_of_unequal_size_is_left_out(tmp_path: Path) -> None:
 
 def test_a_folder_called_photos_is_not_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(origins, "_rained_photos", list)  # they are fetched and take long to render
+    monkeypatch.setattr(origins, "fetched_with_rain", list)  # they are fetched and take long to render
     (tmp_path / "photos").mkdir()
     assert origins.open_origin("photos").kind == "photos"
     for i in range(3):
@@ -229,3 +229,40 @@ def test_crops_obey_the_stride_of_the_network(tmp_path: Path) -> None:
     assert build_set(str(tmp_path), side=68).calibrate[0].image.shape == (68, 68, 3)
     with pytest.raises(UsageError, match=r"68 pixels .* stride 8.*multiple of 8"):
         build_set(str(tmp_path), side=68, stride=8)
+
+
+def test_rain_falls_on_photographs_of_ones_own(tmp_path: Path) -> None:
+    for i in range(3):
+        write(tmp_path / f"{i}.jpg", scene(i, 160, 1200))
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    chosen = build_set(f"photos:{tmp_path}", side=64)
+    crops = [*chosen.calibrate, *chosen.verify]
+    assert {crop.group for crop in crops} == {"heavy", "medium", "light", "drizzle"}
+    assert all(crop.clean is not None and (crop.image != crop.clean).any() for crop in crops)
+    assert not {crop.name for crop in chosen.calibrate} & {crop.name for crop in chosen.verify}
+    assert any("broken.jpg" in note for note in chosen.notes)
+    assert build_set(f"photos:{tmp_path}", side=64).sha256 == chosen.sha256
+    with pytest.raises(UsageError, match=r"no photographs in .*nowhere"):
+        build_set(f"photos:{tmp_path / 'nowhere'}", side=64)
+
+
+def test_of_many_photographs_some_are_rained_on(tmp_path: Path) -> None:
+    for i in range(origins.MOST_RAINED + 5):
+        write(tmp_path / f"{i:03}.jpg", scene(i, 16, 16))
+    opened = origins.open_origin(f"photos:{tmp_path}")
+    assert len(opened.entries) == 4 * origins.MOST_RAINED
+    assert any("32 of the 37" in note for note in opened.notes)
+
+
+def test_what_is_evaluated_on_is_kept_out(tmp_path: Path) -> None:
+    mine, other = tmp_path / "mine", tmp_path / "other"
+    for i in range(4):
+        write(mine / f"{i}.png", scene(i))
+        write(other / "input" / f"{i + 10}.png", scene(i + 10))
+    chosen = build_set(str(mine), side=64, held_out=other)
+    assert any("among the 4 of" in note for note in chosen.notes)
+    write(other / "target" / "shrunk.jpg", cv2.resize(scene(2), (90, 72), interpolation=cv2.INTER_AREA))
+    with pytest.raises(UsageError, match=r"shares pictures with .*other: 2\.png.*--held-out"):
+        build_set(str(mine), side=64, held_out=other, allow_overlap=True)
+    with pytest.raises(UsageError, match="no pictures in"):
+        build_set(str(mine), side=64, held_out=tmp_path / "none")
