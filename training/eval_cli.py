@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdps.core.console import failing_clearly, version_printer
-from sdps.core.errors import SdpsError, SourceError, UsageError
+from sdps.core.errors import MissingDependency, SdpsError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from sdps.core.frame import Image
     from sdps.training.datasets import Pair
-    from sdps.training.protocol import Mean, PictureScore
+    from sdps.training.protocol import PictureScore
     from sdps.training.restorers import Restorer
+    from sdps.training.worst_sheet import WorstSheet
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,26 @@ class PictureSet:
     count: int
     pictures: Iterable[tuple[str, Image, Image]]
     unread: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Tally:
+    """How far the scoring has come.
+
+    Attributes:
+        total: Pictures of all sets.
+        scores: By set, of whole pictures only: each has all its protocols.
+        done: Pictures scored.
+        at: The picture in work, in words; empty while the next one is read.
+    """
+
+    total: int
+    scores: dict[str, list[PictureScore]] = field(default_factory=dict)
+    done: int = 0
+    at: str = ""
+
+    def part(self) -> str:
+        return f"{self.done} of {self.total} pictures"
 
 
 FILES = ("scores.csv", "scores.json", "worst.png")
@@ -78,7 +99,11 @@ def evaluate(
         str, typer.Option(metavar="NAME", help="What runs a graph: auto, openvino, cpu, cuda, tensorrt.")
     ] = "auto",
     device: Annotated[
-        str, typer.Option(metavar="auto|cpu|cuda", help="What runs a checkpoint in PyTorch.")
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda",
+            help="Where the model runs: PyTorch for a checkpoint; for a graph it narrows --provider.",
+        ),
     ] = "auto",
     threads: Annotated[int, typer.Option(min=0, help="PyTorch's CPU threads; 0: its own choice.")] = 0,
     as_json: Annotated[
@@ -110,14 +135,17 @@ def evaluate(
 
     sets = _held_out(limit) if rainy is None else _folders(rainy, clean, limit)
     with closing(open_restorer(model, provider, device)) as restorer:
-        _score(restorer, sets, protocols, out, worst, as_json)
-        if told := restorer.arithmetic():
+        stopped = _score(restorer, sets, protocols, out, worst, as_json)
+        if stopped is None and (told := restorer.arithmetic()):
             typer.echo(f"{restorer.name}: {told}", err=True)
     if unread := [line for one in sets for line in one.unread]:
         from sdps.training.report import printable
 
         for line in unread:
             typer.echo(printable(f"not scored: {line}"), err=True)
+    if stopped is not None:
+        raise stopped
+    if unread:
         total = sum(one.count for one in sets)
         raise SdpsError(
             f"{len(unread)} of {total} pictures could not be read and are in no mean.", "Mend or remove them."
@@ -206,34 +234,103 @@ def _score(
     out: Path | None,
     worst: int,
     as_json: bool,
-) -> None:
-    from sdps.training import report
-    from sdps.training.protocol import means, score_pictures
+) -> SdpsError | KeyboardInterrupt | None:
+    """Scores the sets, prints and writes the scores; returns what ended it early, for the caller to raise.
+
+    What was scored until then is printed and written, marked as partial.
+    """
     from sdps.training.worst_sheet import WorstSheet
 
-    found: dict[str, list[Mean]] = {}
-    scores: dict[str, list[PictureScore]] = {}
-    sheet = WorstSheet(worst, len(sets))
-    with _progress(sum(one.count for one in sets)) as advance:
+    tally, sheet = Tally(sum(one.count for one in sets)), WorstSheet(worst, len(sets))
+    stopped: SdpsError | KeyboardInterrupt | None = None
+    try:
+        _go_through(restorer, sets, protocols, tally, sheet)
+    # Neither error is kept: its frames hold what filled the memory, of which the report needs some.
+    except KeyboardInterrupt:
+        stopped = KeyboardInterrupt()
+    except Exception as error:  # of PyTorch, ONNX Runtime, OpenVINO, CUDA, NumPy: they share no class
+        stopped = _explained(error, tally, restorer, protocols)
+        with suppress(Exception):  # nor what the engine holds; one that failed may fail again
+            restorer.close()
+    if stopped is None or tally.done:
+        unread = [line for one in sets for line in one.unread]
+        part = "" if stopped is None else tally.part()
+        try:
+            _report(restorer.name, tally, unread, part, sheet, out, as_json)
+        except MemoryError:  # of the sheet, the largest and the last
+            stopped = stopped or SdpsError("Memory ran out while the files were written.", "Free some.")
+    if isinstance(stopped, KeyboardInterrupt):
+        typer.echo(f"stopped early: {tally.part()} were scored", err=True)
+    return stopped
+
+
+def _go_through(
+    restorer: Restorer,
+    sets: list[PictureSet],
+    protocols: tuple[str, ...],
+    tally: Tally,
+    sheet: WorstSheet,
+) -> None:
+    """Scores every picture of the sets into `tally`, and keeps the worst in `sheet`."""
+    from sdps.training.protocol import score_picture
+
+    with _progress(tally.total) as advance:
         for one in sets:
+            scores = tally.scores[one.name] = []
+            for name, rainy, clean in one.pictures:
+                tally.at = f"{name} of {one.name}"
+                scores += score_picture(name, rainy, clean, restorer, protocols, partial(sheet.add, one.name))
+                tally.at, tally.done = "", tally.done + 1
+                advance()
 
-            def pictures(one: PictureSet = one) -> Iterator[tuple[str, Image, Image]]:
-                for picture in one.pictures:
-                    yield picture
-                    advance()
 
-            scores[one.name] = score_pictures(pictures(), restorer, protocols, partial(sheet.add, one.name))
-            found[one.name] = means(scores[one.name])
-    unread = [line for one in sets for line in one.unread]
+def _explained(error: Exception, tally: Tally, restorer: Restorer, protocols: tuple[str, ...]) -> SdpsError:
+    """The one line about what ended the scoring: at which picture, what is kept, how to mend it."""
+    from sdps.runtime.memory import is_out_of_memory
+
+    if isinstance(error, UsageError | MissingDependency) or (isinstance(error, SdpsError) and not tally.at):
+        return error  # of the command or of all pictures, not of this one
+    at, text = tally.at or "the next picture", " ".join(str(error).split())
+    kept = f"The scores are of {tally.part()}." if tally.done else "Nothing was scored."
+    if isinstance(error, SdpsError):
+        return SdpsError(f"{at}: {error.message} {kept}", error.remedy)
+    # "Not enough memory" is PyTorch's on Windows.
+    if is_out_of_memory(error) or "not enough memory" in text:
+        ways = ["Free some", "shrink that picture", "leave it out"]
+        if "frame" in protocols:
+            ways.append("use --protocol paper, which takes it in tiles of 128")
+        if "cuda" in restorer.name.lower():
+            ways.append("use --device cpu")
+        return SdpsError(f"Memory ran out at {at}. {kept}", f"{', '.join(ways[:-1])} or {ways[-1]}.")
+    return SdpsError(
+        f"{restorer.name} failed at {at} ({type(error).__name__}: {text}). {kept}",
+        "Leave that picture out, or try another --provider or --device.",
+    )
+
+
+def _report(
+    model: str,
+    tally: Tally,
+    unread: list[str],
+    part: str,
+    sheet: WorstSheet,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    """Prints the means and writes the files; `part` says what they are of, if not of all pictures."""
+    from sdps.training import report
+    from sdps.training.protocol import means
+
+    found = {name: means(scores) for name, scores in tally.scores.items()}
     # First what needs no disk: a full one should not cost the table.
     if as_json:
-        typer.echo(report.to_json(restorer.name, found, unread))
+        typer.echo(report.to_json(model, found, unread, part))
     else:
-        report.show(restorer.name, found)
+        report.show(model, found, part)
     if out:
         csv_path, json_path, sheet_path = (out / name for name in FILES)
-        report.write_csv(csv_path, scores)
-        report.write_means(json_path, restorer.name, found, unread)
+        report.write_csv(csv_path, tally.scores)
+        report.write_means(json_path, model, found, unread, part)
         sheet.write(sheet_path)
         typer.echo(report.printable(f"wrote {csv_path}, scores.json and worst.png"), err=True)
 

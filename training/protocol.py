@@ -105,34 +105,36 @@ def restore_by(protocol: str, restorer: Restorer, image: Image) -> Image:
     return paper_tiles(restorer, image) if protocol == "paper" else restorer.frame(image)
 
 
-def score_pictures(
-    pictures: Iterable[tuple[str, Image, Image]],
+def score_picture(
+    name: str,
+    rainy: Image,
+    clean: Image,
     restorer: Restorer,
     protocols: Sequence[str] = PROTOCOLS,
     on_result: Callable[[PictureScore, Image, Image, Image], None] = lambda score, *images: None,
 ) -> list[PictureScore]:
-    """Scores every picture by every protocol and both conventions.
+    """Scores a picture by every protocol and both conventions.
 
     Args:
-        pictures: Name, rainy and clean picture, (H, W, 3) uint8 RGB of one size, from 11x11.
+        name: Of the picture.
+        rainy: (H, W, 3) uint8 RGB, from 11x11.
+        clean: The same without rain.
         restorer: The model.
         protocols: Of PROTOCOLS.
-        on_result: Given each score on RGB by the first protocol with the rainy picture, the result
-            and the clean one.
+        on_result: Given the score on RGB by the first protocol with the rainy picture, the result and
+            the clean one, once the other protocols are done too.
     """
-    scores: list[PictureScore] = []
-    for name, rainy, clean in pictures:
-        before = {convention: quality(clean, rainy, convention) for convention in CONVENTIONS}
-        for protocol in protocols:
-            result = restore_by(protocol, restorer, rainy)
-            found = []
-            for convention in CONVENTIONS:
-                after = quality(clean, result, convention)
-                size = (rainy.shape[0], rainy.shape[1])
-                found.append(PictureScore(name, protocol, convention, *size, before[convention], after))
-            scores += found
-            if protocol == protocols[0]:
-                on_result(found[0], rainy, result, clean)
+    results = {protocol: restore_by(protocol, restorer, rainy) for protocol in protocols}
+    before = {convention: quality(clean, rainy, convention) for convention in CONVENTIONS}
+    size = (rainy.shape[0], rainy.shape[1])
+    scores = [
+        PictureScore(
+            name, protocol, convention, *size, before[convention], quality(clean, result, convention)
+        )
+        for protocol, result in results.items()
+        for convention in CONVENTIONS
+    ]
+    on_result(scores[0], rainy, results[protocols[0]], clean)
     return scores
 
 

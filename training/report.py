@@ -23,14 +23,15 @@ CONVENTION = {
 }
 
 
-def show(model: str, found: Mapping[str, Sequence[Mean]]) -> None:
-    """Prints the means of each set, and what the columns mean."""
+def show(model: str, found: Mapping[str, Sequence[Mean]], partial: str = "") -> None:
+    """Prints the means of each set, and what the columns mean; `partial`: what they are of, if not of all."""
     from rich.console import Console
     from rich.table import Table
 
     console = Console()
     used = {row.protocol: PROTOCOL[row.protocol] for rows in found.values() for row in rows}
-    table = Table(title=f"{printable(model)}: PSNR in dB | SSIM")
+    only = f" (partial: {partial})" if partial else ""
+    table = Table(title=f"{printable(model)}: PSNR in dB | SSIM{only}")
     for column in ("set", "pictures", "protocol", "on", "rainy", "derained", "gain", "worst gain"):
         table.add_column(column, justify="left" if column in ("set", "protocol", "on") else "right")
     for name, rows in found.items():
@@ -68,16 +69,23 @@ def printable(text: str) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
-def to_json(model: str, found: Mapping[str, Sequence[Mean]], unread: Sequence[str] = ()) -> str:
-    """The means as JSON; null stands for what is not finite, `unread` names what was not scored."""
-    return json.dumps(_as_json(model, found, unread), indent=2)
+def to_json(
+    model: str, found: Mapping[str, Sequence[Mean]], unread: Sequence[str] = (), partial: str = ""
+) -> str:
+    """The means as JSON; null stands for what is not finite, `unread` names what could not be read, and
+    `partial` says what the means are of, if not of all."""
+    return json.dumps(_as_json(model, found, unread, partial), indent=2)
 
 
 def write_means(
-    path: Path, model: str, found: Mapping[str, Sequence[Mean]], unread: Sequence[str] = ()
+    path: Path,
+    model: str,
+    found: Mapping[str, Sequence[Mean]],
+    unread: Sequence[str] = (),
+    partial: str = "",
 ) -> None:
     """Writes `to_json` to a file."""
-    write_bytes(path, (to_json(model, found, unread) + "\n").encode())
+    write_bytes(path, (to_json(model, found, unread, partial) + "\n").encode())
 
 
 def write_csv(path: Path, scores: Mapping[str, Sequence[PictureScore]]) -> None:
@@ -103,8 +111,12 @@ def write_csv(path: Path, scores: Mapping[str, Sequence[PictureScore]]) -> None:
     write_bytes(path, printable(text.getvalue()).encode())
 
 
-def _as_json(model: str, found: Mapping[str, Sequence[Mean]], unread: Sequence[str]) -> dict[str, Any]:
-    named = {"unread": list(unread)} if unread else {}
+def _as_json(
+    model: str, found: Mapping[str, Sequence[Mean]], unread: Sequence[str], partial: str
+) -> dict[str, Any]:
+    named: dict[str, Any] = {"partial": partial} if partial else {}
+    if unread:
+        named["unread"] = list(unread)
     return named | {
         "model": model,
         "protocols": PROTOCOL,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,12 +11,17 @@ import torch
 
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.core.gpu import first_gpu
 from sdps.core.weights_file import is_checkpoint
 from sdps.model import SDPSFNet, load_checkpoint
 from sdps.model.deploy import denormalise, normalise, pad_to_stride
 from sdps.model.zoo import PUBLISHED, find_weights
 from sdps.runtime.backends import ENGINES, Backend, open_backend
 from sdps.runtime.tiling import restore
+
+DEVICES = ("auto", "cpu", "cuda")
+PROVIDERS_ON = {"cpu": ("openvino", "cpu", "identity"), "cuda": ("cuda", "tensorrt")}
+"""The runtime's providers, by the device that they run on."""
 
 
 class Restorer(Protocol):
@@ -113,30 +119,66 @@ def pick_device(device: str) -> str:
     Raises:
         UsageError: no such device, or none here.
     """
-    if device not in ("auto", "cpu", "cuda"):
-        raise UsageError(f"There is no device {device!r}.", "Choose from auto, cpu, cuda.")
+    _check_device(device)
     here = torch.cuda.is_available()
     if device == "cuda" and not here:
         raise UsageError("PyTorch sees no CUDA GPU here.", "Use --device cpu, or PyTorch's CUDA build.")
     return ("cuda" if here else "cpu") if device == "auto" else device
 
 
-def open_restorer(name_or_path: str, provider: str = "auto", device: str = "cpu") -> Restorer:
+def pick_provider(device: str, provider: str = "auto") -> str:
+    """The runtime's provider of a graph for one of DEVICES: the one that was asked for, if it runs there.
+
+    For 'auto' on the CPU it is OpenVINO where that is installed, as the runtime itself chooses, and on a GPU
+    ONNX Runtime's CUDA, which needs no building.
+
+    Raises:
+        UsageError: no such device, none here, or a provider of the other one.
+    """
+    _check_device(device)
+    if device == "auto":
+        return provider
+    if provider in PROVIDERS_ON["cuda" if device == "cpu" else "cpu"]:
+        raise UsageError(
+            f"--provider {provider} does not run on --device {device}.",
+            f"Leave one of them out, or give --provider {' or '.join(PROVIDERS_ON[device][:2])}.",
+        )
+    if device == "cuda" and first_gpu() is None:
+        raise UsageError("There is no NVIDIA GPU or driver here.", "Use --device cpu.")
+    if provider != "auto":
+        return provider
+    if device == "cuda":
+        return "cuda"
+    return "openvino" if importlib.util.find_spec("openvino") else "cpu"
+
+
+def _check_device(device: str) -> None:
+    if device not in DEVICES:
+        raise UsageError(f"There is no device {device!r}.", f"Choose from {', '.join(DEVICES)}.")
+
+
+def open_restorer(name_or_path: str, provider: str = "auto", device: str = "auto") -> Restorer:
     """Opens a checkpoint (a path or a published name), an ONNX file, an engine or a bundled model.
 
     Args:
         name_or_path: What to open; a bundled name is the graph that `sdps-run` runs.
         provider: The runtime's provider for what is not a checkpoint.
-        device: PyTorch's device for a checkpoint: 'auto', 'cpu' or 'cuda'.
+        device: One of DEVICES: PyTorch's for a checkpoint; for others it narrows the choice of a provider.
 
     Raises:
-        UsageError: there is no such model, or no such device here.
+        UsageError: there is no such model, or no such device here, or the model does not run on it.
         SdpsError: it is damaged, or nothing here runs it.
     """
     path = Path(name_or_path)
+    engine = path.suffix.lower() in ENGINES
     published = name_or_path.lower() in PUBLISHED and not path.exists()
-    if published or (path.suffix.lower() not in ENGINES and is_checkpoint(path)):
+    if published or (not engine and is_checkpoint(path)):
         chosen = pick_device(device)
         weights = find_weights(name_or_path)
         return NetworkRestorer(load_checkpoint(weights), weights.stem, chosen)
-    return BackendRestorer(open_backend(name_or_path, provider), path.stem)
+    if engine and device == "cpu":
+        raise UsageError(
+            f"{path.name} is an engine, which only a GPU runs.", "Give the .onnx file that it was built from."
+        )
+    chosen = pick_provider(device, "tensorrt" if engine and provider == "auto" else provider)
+    return BackendRestorer(open_backend(name_or_path, chosen), path.stem)

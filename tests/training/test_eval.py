@@ -25,7 +25,7 @@ from sdps.model.zoo import bundled
 from sdps.runtime.backends import open_backend
 from sdps.runtime.bundled import resolve
 from sdps.training.eval_cli import app
-from sdps.training.protocol import means, paper_tiles, score_pictures
+from sdps.training.protocol import means, paper_tiles, score_picture
 from sdps.training.restorers import BackendRestorer, NetworkRestorer, open_restorer
 
 Picture = Callable[[int, int], Image]
@@ -95,8 +95,8 @@ def test_a_graph_scores_as_its_checkpoint_does(picture: Picture) -> None:
     rainy = np.clip(clean + np.random.default_rng(0).normal(8, 15, clean.shape), 0, 255).astype(np.uint8)
     values = []
     for model in (str(bundled()["sdps-nano"]), "sdps-nano"):
-        restorer = open_restorer(model)
-        values.append([score.after.psnr for score in score_pictures([("a", rainy, clean)], restorer)])
+        restorer = open_restorer(model, device="cpu")
+        values.append([score.after.psnr for score in score_picture("a", rainy, clean, restorer)])
         restorer.close()
     # The paper's tiles are truncated from exact numbers, and rounded from a graph's levels.
     assert values[0] == pytest.approx(values[1], abs=0.2)
@@ -249,7 +249,7 @@ def test_an_equal_pair_does_not_blank_the_mean(
 
 def test_equal_pictures_only_have_no_mean(picture: Picture) -> None:
     image = picture(40, 40)
-    mean = means(score_pictures([("a", image, image)], Unchanged(), ("frame",)))[0]
+    mean = means(score_picture("a", image, image, Unchanged(), ("frame",)))[0]
     assert (mean.equal_before, mean.equal_after) == (1, 1)
     values = mean.to_json()
     assert values["before"] == values["after"] == {"psnr": None, "ssim": 1.0}
