@@ -102,7 +102,9 @@ def bench(
     budget: Annotated[float, typer.Option(help="Seconds for all of them.")] = 300.0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: PyTorch's choice.")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Ours with torch.compile as well.")] = False,
-    precision: Annotated[str, typer.Option(metavar="fp32|bf16|fp16", help="Of ours.")] = "fp32",
+    precision: Annotated[
+        str, typer.Option(metavar="fp32|bf16|fp16", help="Of ours; several with commas.")
+    ] = "fp32",
     workers: Annotated[int, typer.Option(min=0, help="Of ours.")] = 0,
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="Write the raw samples there.")] = None,
 ) -> None:
@@ -111,17 +113,19 @@ def bench(
         torch.set_num_threads(threads)
     recipe = replace(PAPER, phases=((0.0, patch, batch),))
     source = PhotoSource(load_split("train", 480), "gcompris photographs")
-    fabric = open_fabric("auto", precision)
+    fabrics = {name: open_fabric("auto", name) for name in precision.split(",")}
+    device = next(iter(fabrics.values())).device
 
     def fresh() -> SDPSFNet:
         torch.manual_seed(recipe.seed)
         return SDPSFNet(network_config(preset))
 
-    plain = PlainLoop(fresh(), source, recipe, fabric.device)
+    plain = PlainLoop(fresh(), source, recipe, device)
     contenders: dict[str, Callable[[], float]] = {PLAIN: plain.advance}
-    for use in (False, True) if compiled else (False,):
-        name = f"sdps-train, {precision}{', compiled' if use else ''}"
-        contenders[name] = Trainer(fresh(), source, recipe, fabric, use, workers).advance
+    for arithmetic, fabric in fabrics.items():
+        for use in (False, True) if compiled else (False,):
+            name = f"sdps-train, {arithmetic}{', compiled' if use else ''}"
+            contenders[name] = Trainer(fresh(), source, recipe, fabric, use, workers).advance
     speeds = measure(contenders, batch, rounds, budget)
     _show(preset, patch, batch, speeds)
     if out:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from sdps.calibration.fake_quant import parameter_groups
+from sdps.calibration.fake_quant import compile_rounding, parameter_groups, rounds
 from sdps.core.console import need
 from sdps.core.errors import UsageError
 from sdps.model import SDPSFNet
@@ -109,7 +109,10 @@ class Trainer:
         anything.to(memory_format=self.layout)
         optimiser = torch.optim.AdamW(parameter_groups(network), lr=recipe.rate, betas=(0.9, 0.999))
         # Compiling fuses what stands between the convolutions; it takes minutes, once per patch size.
-        module: Any = torch.compile(network) if compiled else network
+        rounding = rounds(network)
+        if compiled and rounding:
+            compile_rounding(network)
+        module: Any = torch.compile(network) if compiled and not rounding else network
         self.forward, self.optimiser = fabric.setup(module, optimiser)
         self.teacher: Any = None
         if teacher is not None:
