@@ -27,8 +27,8 @@ MODULES = {
     "opencv-python-headless": "cv2",
     "onnxruntime-gpu": "onnxruntime",
     "pygame-ce": "pygame",
+    "pytest-xdist": "xdist",
     "scikit-image": "skimage",
-    "lightning-fabric": "lightning_fabric",
     "tensorrt-rtx-cu13": "tensorrt_rtx",
 }
 """Modules whose names are not their package's."""
@@ -43,7 +43,7 @@ class Requirement:
 
     @property
     def module(self) -> str:
-        return MODULES.get(self.package, self.package)
+        return MODULES.get(self.package, self.package.replace("-", "_"))
 
     def lack(self) -> str:
         """What is wrong with it, e.g. 'onnx is not installed' or 'onnx 1.10 is older than 1.16'; else ''.

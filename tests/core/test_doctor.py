@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -295,6 +296,16 @@ def test_probes_that_fail_or_hang_become_a_line() -> None:
     assert values == {"works": 1}
     assert failed == {"fails": "OSError: no such thing", "hangs": "no answer in 1 s"}
     assert "fails: OSError: no such thing" in remedies(healthy(failed=failed))
+
+
+def test_what_is_installed_is_not_called_missing() -> None:
+    """Of every extra: a package whose module is called otherwise once made doctor deny all exports."""
+    extras = metadata("sdps").get_all("Provides-Extra") or []
+    assert {"cpu", "export", "int8", "train", "bench"} <= set(extras)
+    parts = [part for extra in extras for part in packages.requirements(extra)]
+    here = [part for part in parts if packages.version_of(part.package)]
+    assert len(here) > 15
+    assert not [lack for part in here if "not installed" in (lack := part.lack())]
 
 
 def test_the_extras_are_those_of_the_installed_package() -> None:
