@@ -194,18 +194,37 @@ def fake_quantise(x: Tensor, exponent: Tensor, kernels: Kernels) -> Tensor:
 class _FakeQuantise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, exponent: Tensor, kernels: Kernels) -> Tensor:
-        step = step_of(exponent)
+        step, x = step_of(exponent), _dense(x)
         ctx.save_for_backward(x, step)
         ctx.kernels = kernels
-        return kernels.forward(x.reshape(-1), step).view(x.shape)
+        return _like(x, kernels.forward(_flat(x), step))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None]:
         x, step = ctx.saved_tensors
-        passed, slope = ctx.kernels.backward(grads[0].reshape(-1), x.reshape(-1), step)
+        grad = grads[0]
+        if grad.stride() != x.stride():
+            grad = torch.empty_like(x, dtype=grad.dtype).copy_(grad)
+        passed, slope = ctx.kernels.backward(_flat(grad), _flat(x), step)
         # LSQ's factor keeps the many values that one step has from drowning the weights in the
         # gradient's norm; what the step enters as is its logarithm to base 2.
-        return passed.view(x.shape), slope * (math.log(2) / math.sqrt(x.numel() * LEVELS)), None
+        return _like(x, passed), slope * (math.log(2) / math.sqrt(x.numel() * LEVELS)), None
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Itself where its values lie in memory without gaps, channels last or not; else a copy."""
+    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x if last else x.contiguous()
+
+
+def _flat(dense: Tensor) -> Tensor:
+    """One dimension, in the order of memory: one compiled kernel serves every shape and layout."""
+    return dense.as_strided((dense.numel(),), (1,))
+
+
+def _like(dense: Tensor, flat: Tensor) -> Tensor:
+    """`_flat` undone."""
+    return flat.as_strided(dense.size(), dense.stride())
 
 
 def _rounded(x: Tensor, step: Tensor) -> Tensor:

@@ -81,11 +81,12 @@ class CalibrationSet:
 
     @property
     def sha256(self) -> str:
-        """One hash of all crops' pixels and their use."""
+        """One hash of all crops' pixels, their ground truth and their use."""
         digest = hashlib.sha256()
         for use in (self.calibrate, self.verify):
             for crop in use:
-                digest.update(crop.image.tobytes())
+                digest.update(crop.group.encode("utf-8", "surrogateescape") + crop.image.tobytes())
+                digest.update(b"" if crop.clean is None else crop.clean.tobytes())
             digest.update(b"|")
         return digest.hexdigest()
 
@@ -148,9 +149,9 @@ def build_set(
     if held_out is not None:
         refuse_overlap(told, kept_apart, str(held_out))
         notes.append(f"None of its pictures is among the {len(kept_apart)} of {held_out}.")
-    if len({entry.name for entry in usable}) < 2:
+    if (count := len({entry.name for entry in usable})) < 2:
         raise UsageError(
-            f"{origin} has {len(usable)} pictures of at least {side}x{side} pixels; two are the least.",
+            f"{origin} has {count} pictures of at least {side}x{side} pixels; two are the least.",
             "One serves to calibrate, another to verify. Give more, or smaller crops with --calib-size.",
         )
     calibrate, verify = _split(source, usable, hashes, different, notes)
@@ -165,7 +166,12 @@ def build_set(
 
 
 def _refuse_few(origin: str, chosen: int, verified: int, asked: int | None) -> None:
-    if chosen < min(asked or LEAST, LEAST) or not verified:
+    if not verified:
+        raise UsageError(
+            f"Of {origin}, the part that is to verify has no crops that are not flat.",
+            "Give more pictures with something on them.",
+        )
+    if chosen < min(asked or LEAST, LEAST):
         raise UsageError(
             f"{origin} gives {chosen} crops that are not flat; {asked or LEAST} are needed.",
             "Give pictures with something on them.",
@@ -180,16 +186,25 @@ def _refuse_few(origin: str, chosen: int, verified: int, asked: int | None) -> N
 def _survey(source: Origin, side: int, notes: list[str]) -> tuple[list[Entry], list[str | None], int]:
     """The pictures that can be cut, the hash of each, None of a flat one, and how many differ at all.
 
-    Of the others there are notes. Pictures of several sizes are no camera's and count as none.
+    Of the others there are notes. Pictures of several sizes are no camera's and count as none. What is
+    there in several rains is read once.
     """
     usable: list[Entry] = []
     hashes: list[str | None] = []
+    known: dict[str, str | None] = {}
+    seen: set[str] = set()
     contents: set[str] = set()
     shapes: set[tuple[int, ...]] = set()
     unreadable: list[str] = []
     unequal: list[str] = []
     small = 0
     for entry in source.entries:
+        if source.rained and entry.name in seen:
+            if entry.name in known:
+                usable.append(entry)
+                hashes.append(known[entry.name])
+            continue
+        seen.add(entry.name)
         try:
             picture = entry.read()
         except UnreadableError as error:
@@ -202,7 +217,8 @@ def _survey(source: Origin, side: int, notes: list[str]) -> tuple[list[Entry], l
             small += 1
             continue
         usable.append(entry)
-        hashes.append(_hash(picture.rainy if picture.clean is None else picture.clean))
+        known[entry.name] = _hash(picture.rainy if picture.clean is None else picture.clean)
+        hashes.append(known[entry.name])
         contents.add(picture.sha256)
         shapes.add(picture.rainy.shape)
     for names, why in (
@@ -234,11 +250,10 @@ def _split(
     Raises:
         UsageError: all pictures are one, or two of one scene.
     """
-    if source.kind == "photos":  # the same in several rains has the same name
-        names = list(dict.fromkeys(entry.name for entry in usable))
-        groups = [names.index(entry.name) for entry in usable]
-    else:
-        groups = scenes(hashes)
+    # The same in several rains has the same name.
+    names = {name: i for i, name in enumerate(dict.fromkeys(entry.name for entry in usable))}
+    numbers = [names[entry.name] for entry in usable] if source.rained else list(range(len(usable)))
+    groups = numbers if source.kind == "photos" else scenes(hashes)
     if source.kind == "film":
         parts = split_film(len(usable))
         if {groups[i] for i in parts[0]} & {groups[i] for i in parts[1]}:
@@ -248,11 +263,15 @@ def _split(
             )
     elif len(set(groups)) < 2 and different < LEAST_OF_A_SCENE:
         raise UsageError(
-            f"The {len(usable)} pictures of {source.name} all show one scene; two are the least.",
+            f"The {max(numbers) + 1} pictures of {source.name} all show one scene; two are the least.",
             "One serves to calibrate, another to verify: add pictures of something else.",
         )
     elif len(set(groups)) < 2:  # a still camera's, in the order of their names
-        parts = split_film(len(usable))
+        earlier, later = split_film(max(numbers) + 1)
+        parts = (
+            [i for i, number in enumerate(numbers) if number in earlier],
+            [i for i, number in enumerate(numbers) if number in later],
+        )
         notes.append(
             "All pictures show one scene, which calibrates and verifies; on other scenes the drift may be "
             "larger."

@@ -42,7 +42,7 @@ class Origin:
 
     Attributes:
         name: What it is called in reports.
-        kind: 'files', 'film' or 'photos'.
+        kind: 'files', 'film', 'photos' (those that sdps fetches) or 'rained' (one's own with rain).
         entries: The pictures, in a fixed order.
         notes: What a user should hear, one line each.
     """
@@ -51,6 +51,11 @@ class Origin:
     kind: str
     entries: Sequence[Entry]
     notes: Sequence[str] = field(default=())
+
+    @property
+    def rained(self) -> bool:
+        """Whether every picture is there in several rains, under one name."""
+        return self.kind in ("photos", "rained")
 
 
 def open_origin(origin: str) -> Origin:
@@ -68,7 +73,7 @@ def open_origin(origin: str) -> Origin:
             )
         return Origin(PHOTOS, "photos", fetched_with_rain())
     if origin.startswith(RAINED):
-        return _rained_folder(Path(origin.removeprefix(RAINED)))
+        return _rained_folder(Path(origin.removeprefix(RAINED)).expanduser())
     path = Path(origin)
     if path.is_dir():
         return _folder(path)
@@ -107,8 +112,8 @@ def _folder(folder: Path) -> Origin:
 
 
 def _rained_folder(folder: Path) -> Origin:
-    """Clean photographs, which get every look of rain."""
-    files = sorted(path for path in folder.iterdir() if _is_picture(path)) if folder.is_dir() else []
+    """Clean photographs in a folder and those below it, which get every look of rain."""
+    files = sorted(path for path in folder.rglob("*") if _is_picture(path))
     if not files:
         raise UsageError(
             f"There are no photographs in {folder}.", f"Give a folder of clean ones: --calib {RAINED}DIR."
@@ -119,7 +124,7 @@ def _rained_folder(folder: Path) -> Origin:
             f"Rain was rendered on {MOST_RAINED} of the {len(files)} photographs, spread over them all."
         )
         files = [files[i * len(files) // MOST_RAINED] for i in range(MOST_RAINED)]
-    return Origin(f"{RAINED}{folder}", "files", with_rain(files), notes)
+    return Origin(f"{RAINED}{folder}", "rained", with_rain(folder, files), notes)
 
 
 def _file(name: str, rainy: Path, clean: Path | None) -> Entry:

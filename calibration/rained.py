@@ -28,15 +28,19 @@ def fetched_with_rain() -> list[Entry]:
     return entries
 
 
-def with_rain(files: Sequence[Path]) -> list[Entry]:
+def with_rain(folder: Path, files: Sequence[Path]) -> list[Entry]:
     """Clean photographs in every look, shrunk to 960 pixels as those that sdps trains on are.
 
     Each reading renders anew, and the same: a hundred of them need no more memory than one.
+
+    Args:
+        folder: What the names are relative to.
+        files: The photographs.
     """
     return [
-        Entry(path.name, look, partial(_read, path, look, number))
-        for look in LOOKS
+        Entry(str(path.relative_to(folder)), look, partial(_read, path, look, number))
         for number, path in enumerate(files)
+        for look in LOOKS
     ]
 
 

@@ -112,8 +112,9 @@ class Int8Report:
         lines += ["", f"{len(self.points)} choices were measured; {shown}.", ""]
         if self.chosen.kept:
             lines += ["## Kept in floating point", ""]
-            lines += [f"- `{row['layer']}`: {row['why']}." for row in self.kept()]
-        lines += [f"- {note}" for note in self.notes]
+            lines += [*(f"- `{row['layer']}`: {row['why']}." for row in self.kept()), ""]
+        if self.notes:
+            lines += ["## Notes", "", *(f"- {note}" for note in self.notes)]
         return "\n".join(lines) + "\n"
 
     def write(self, folder: Path) -> list[Path]:

@@ -207,25 +207,27 @@ def train(
         preset, original = f"{weights.stem}-qat", load_original(weights)
     begun = {"precision": precision, **({} if qat else {"from": _beginning(start)})}
     folder = RunFolder(out or Path("runs") / preset, source, original, begun)
-    if original:
-        from sdps.export.screen import progress
-        from sdps.training.qat import begin
+    # Before what takes minutes: another process there, or a folder that cannot be written to, is found out.
+    with folder.alone(fabric.is_global_zero):
+        if original:
+            from sdps.export.screen import progress
+            from sdps.training.qat import begin
 
-        known = folder.rounded()
-        say(f"Tracing {weights}" if known else f"Tracing and calibrating {weights}")
-        with progress(quiet=not fabric.is_global_zero) as (bar, task):
+            known = folder.rounded()
+            say(f"Tracing {weights}" if known else f"Tracing and calibrating {weights}")
+            with progress(quiet=not fabric.is_global_zero) as (bar, task):
 
-            def step(what: str, done: int, steps: int) -> None:
-                bar.update(task, description=what, completed=done, total=steps or None)
+                def step(what: str, done: int, steps: int) -> None:
+                    bar.update(task, description=what, completed=done, total=steps or None)
 
-            network = begin(original, weights, source, recipe, known, fabric, step)
-    else:
-        network = _network(given, start)
-    if workers is None:
-        workers = 0 if fabric.device.type == "cpu" else min(8, (torch.get_num_threads() + 1) // 2)
-    trainer = Trainer(network, source, recipe, fabric, compiled, workers, teacher=original)
-    say(f"{source.count} pictures ({source.name}), {preset}, {recipe.steps} steps, into {folder.path}")
-    ending = run(trainer, folder, validate, every, minutes)
+                network = begin(original, weights, source, recipe, known, fabric, step)
+        else:
+            network = _network(given, start)
+        if workers is None:
+            workers = 0 if fabric.device.type == "cpu" else min(8, (torch.get_num_threads() + 1) // 2)
+        trainer = Trainer(network, source, recipe, fabric, compiled, workers, teacher=original)
+        say(f"{source.count} pictures ({source.name}), {preset}, {recipe.steps} steps, into {folder.path}")
+        ending = run(trainer, folder, validate, every, minutes)
     skipped = f", {ending.skipped} of them skipped as not finite" if ending.skipped else ""
     scored = ending.best > float("-inf")
     best = f"best {ending.best:.2f} dB" if scored else "no validation"

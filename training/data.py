@@ -19,8 +19,14 @@ from sdps.core.frame import Image
 from sdps.training.datasets import Pair, read_pair
 from sdps.training.rain import RainField, render, sample_rain
 
-MIX = {"any": 0.26, "heavy": 0.24, "medium": 0.14, "light": 0.20, "drizzle": 0.09, "": 0.07}
+MIX = {"any": 0.25, "heavy": 0.24, "medium": 0.13, "light": 0.19, "drizzle": 0.10, "": 0.09}
 """Share of each rain look in training; '' is a dry picture, which must come out as it went in."""
+SHRUNK, FINEST = 0.65, 5.0
+"""Share of the patches that are cut larger and shrunk, and by how much at most."""
+
+
+PATCHES_VERSION = 2
+"""Counts the changes to what is cut and how it rains: a run goes on with the patches it began with."""
 
 
 class Patches:
@@ -86,9 +92,10 @@ class RainyPatches(Patches):
     def _cut(self, rng: np.random.Generator) -> Image:
         photo = self.photos[int(rng.choice(len(self.photos), p=self.chances))]
         height, width = photo.shape[:2]
-        # Half of them of up to two and a half patches, shrunk: pictures at other scales, and finer
-        # detail, which a network that never saw it takes for drizzle.
-        side = int(min(self.patch * float(rng.choice([1, rng.uniform(1, 2.5)])), height, width))
+        # Most of them of up to five patches, shrunk: pictures at other scales, and finer detail (fur and
+        # grass of small pictures), which a network that never saw it takes for drizzle.
+        shrink = FINEST ** rng.random() if rng.random() < SHRUNK else 1.0
+        side = int(min(self.patch * shrink, height, width))
         top, left = int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1))
         cut = photo[top : top + side, left : left + side]
         if side != self.patch:
@@ -192,7 +199,7 @@ class PhotoSource:
         return RainyPatches(self.photos, patch, batch, seed)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(bytes([PATCHES_VERSION]))
         for photo in self.photos:
             digest.update(repr(photo.shape).encode() + photo[::16, ::16].tobytes())
         return digest.hexdigest()

@@ -55,7 +55,7 @@ class RunFolder:
         original: SDPSFNet | None = None,
         begun: Mapping[str, str] | None = None,
     ) -> None:
-        self.path, self.original, self.begun = path, original, dict(begun or {})
+        self.path, self.original, self.begun, self.held = path, original, dict(begun or {}), False
         # Names of folders need not be UTF-8, and JSON has to be.
         name = source.name.encode("utf-8", "backslashreplace").decode()
         self.pictures = {"name": name, "count": source.count, "sha256": source.fingerprint()}
@@ -66,13 +66,16 @@ class RunFolder:
 
     @contextmanager
     def alone(self, first: bool = True) -> Iterator[None]:
-        """Holds the folder's lock; `first` is whether this process is the one of its run that writes.
+        """Holds the folder's lock, also from within.
+
+        Args:
+            first: Whether this process is the one of its run that writes.
 
         Raises:
             UsageError: another process has it.
             SdpsError: the folder cannot be made or written to.
         """
-        if not first:
+        if not first or self.held:
             yield
             return
         filelock = need("filelock")
@@ -93,9 +96,11 @@ class RunFolder:
                 f"The folder {self.path} cannot be written to: {error.strerror or error}.",
                 "Give another --out.",
             ) from error
+        self.held = True
         try:
             yield
         finally:
+            self.held = False
             lock.release()
 
     def rounded(self) -> dict[str, float] | None:
@@ -127,11 +132,11 @@ class RunFolder:
             return {}
         pictures, notes = state["pictures"], state["notes"]
         if pictures != self.pictures:
-            older = f"; earlier versions held out others: go on with --from {self.path / 'last.safetensors'}"
             raise UsageError(
-                f"The run in {self.path} trains on {pictures['count']} other pictures ({pictures['name']}).",
-                "Give the same pictures again, or another --out"
-                + ("." if "begun" in state else f"{older} and another --out."),
+                f"The run in {self.path} trains on {pictures['count']} other pictures ({pictures['name']}), "
+                "or an sdps that cut and rained on them otherwise began it.",
+                f"Give the same pictures again, or begin anew: --from {self.path / 'last.safetensors'} and "
+                "another --out.",
             )
         self._same_beginning(state.get("begun", {}))
         trainer.restore(state)

@@ -53,6 +53,25 @@ def test_gradients_are_those_of_straight_through_rounding(dtype: torch.dtype) ->
     torch.testing.assert_close(slope * math.sqrt(x.numel() * 127), slope_wanted, rtol=rough, atol=0.0)
 
 
+def test_a_layout_stays_as_it_is() -> None:
+    x, exponent = torch.randn(2, 4, 6, 8) * 5, torch.tensor(math.log2(STEP))
+    weight = torch.randn(x.shape)
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        at = x.clone(memory_format=layout).requires_grad_()
+        y = fake_quantise(at, exponent, EAGER)
+        assert y.is_contiguous(memory_format=layout)
+        (y * weight).sum().backward()  # whose gradient comes in the other layout
+        found.append((y.detach(), at.grad))
+    odd = x[:, 1:].detach().requires_grad_()  # neither
+    part = fake_quantise(odd, exponent, EAGER)
+    part.sum().backward()
+    for plain, last in zip(*found, strict=True):
+        assert torch.equal(plain, last)
+    assert torch.equal(part, found[0][0][:, 1:])
+    assert odd.grad is not None and odd.grad.any()
+
+
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_rounding_rounds_alike() -> None:
     torch.manual_seed(0)

@@ -13,6 +13,7 @@ import pytest
 from sdps.calibration import origins
 from sdps.calibration.frames import CalibrationSet, build_set
 from sdps.calibration.grouping import scenes, split_film, split_groups
+from sdps.calibration.held_out import perceptual_hash
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
 from sdps.runtime.video_source import VideoSource
@@ -123,6 +124,7 @@ def test_a_film_is_seen_in_the_colours_of_the_runtime(tmp_path: Path) -> None:
 def test_only_one_picture_of_a_folder_is_in_memory(tmp_path: Path) -> None:
     for i in range(8):
         write(tmp_path / f"{i}.jpg", scene(i, 800, 800))
+    perceptual_hash(scene(0))  # what it imports is not what is measured
     tracemalloc.start()
     build_set(str(tmp_path), crops=8, side=64)
     peak = tracemalloc.get_traced_memory()[1]
@@ -231,19 +233,57 @@ def test_crops_obey_the_stride_of_the_network(tmp_path: Path) -> None:
         build_set(str(tmp_path), side=68, stride=8)
 
 
-def test_rain_falls_on_photographs_of_ones_own(tmp_path: Path) -> None:
+def test_rain_falls_on_photographs_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
     for i in range(3):
-        write(tmp_path / f"{i}.jpg", scene(i, 160, 1200))
-    (tmp_path / "broken.jpg").write_bytes(b"no picture")
-    chosen = build_set(f"photos:{tmp_path}", side=64)
+        write(tmp_path / "mine" / f"day {i % 2}" / f"{i}.jpg", scene(i, 160, 1200))
+    (tmp_path / "mine" / "broken.jpg").write_bytes(b"no picture")
+    write(tmp_path / "mine" / "small.jpg", scene(9, 16, 16))
+    chosen = build_set("photos:~/mine", side=64)  # which no shell expands
     crops = [*chosen.calibrate, *chosen.verify]
     assert {crop.group for crop in crops} == {"heavy", "medium", "light", "drizzle"}
     assert all(crop.clean is not None and (crop.image != crop.clean).any() for crop in crops)
-    assert not {crop.name for crop in chosen.calibrate} & {crop.name for crop in chosen.verify}
-    assert any("broken.jpg" in note for note in chosen.notes)
-    assert build_set(f"photos:{tmp_path}", side=64).sha256 == chosen.sha256
+    used, held = names(chosen)
+    assert used | held == {f"day {i % 2}/{i}.jpg" for i in range(3)}
+    assert not used & held
+    assert "Left out, as no readable pictures: broken.jpg." in chosen.notes
+    assert any(note.startswith("1 pictures are smaller") for note in chosen.notes)
+    assert build_set(f"photos:{tmp_path / 'mine'}", side=64).sha256 == chosen.sha256
+    for path in (tmp_path / "mine").rglob("[12].jpg"):
+        path.unlink()
+    with pytest.raises(UsageError, match=r"has 1 pictures of at least"):
+        build_set(f"photos:{tmp_path / 'mine'}", side=64)
     with pytest.raises(UsageError, match=r"no photographs in .*nowhere"):
         build_set(f"photos:{tmp_path / 'nowhere'}", side=64)
+
+
+def test_a_still_camera_with_rain_verifies_in_every_rain(tmp_path: Path) -> None:
+    for i in range(4):
+        write(tmp_path / f"{i}.jpg", np.clip(scene(1).astype(int) + 3 * i, 0, 255).astype(np.uint8))
+    chosen = build_set(f"photos:{tmp_path}", side=64)
+    used, held = names(chosen)
+    assert (used, held) == ({"0.jpg", "1.jpg", "2.jpg"}, {"3.jpg"})
+    for part in (chosen.calibrate, chosen.verify):
+        assert {crop.group for crop in part} == {"heavy", "medium", "light", "drizzle"}
+    assert any("All pictures show one scene" in note for note in chosen.notes)
+
+
+def test_a_mended_truth_makes_another_set(tmp_path: Path) -> None:
+    for i in range(3):
+        write(tmp_path / "input" / f"{i}.png", scene(i))
+        write(tmp_path / "target" / f"{i}.png", scene(i))
+    before = build_set(str(tmp_path), side=64)
+    for i in range(3):
+        write(tmp_path / "target" / f"{i}.png", scene(i) // 2)
+    assert build_set(str(tmp_path), side=64).sha256 != before.sha256
+    assert build_set(str(tmp_path / "input"), side=64).sha256 != before.sha256
+
+
+def test_a_film_that_ends_in_black_verifies_nothing(tmp_path: Path) -> None:
+    dark = [np.zeros((96, 96, 3), np.uint8)] * 20
+    path = film(tmp_path / "film.mp4", [*(scene(i, 96, 96) for i in range(20)), *dark])
+    with pytest.raises(UsageError, match="the part that is to verify has no crops that are not flat"):
+        build_set(str(path), side=64)
 
 
 def test_of_many_photographs_some_are_rained_on(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from sdps.core.errors import SdpsError, SourceError, TrainingError, UsageError
 from sdps.core.frame import Image
 from sdps.model import SDPSFNet, SDPSFNetConfig
+from sdps.training.cli import app
 from sdps.training.data import PhotoSource
 from sdps.training.datasets import Pair
 from sdps.training.loop import Ending, train
@@ -131,6 +133,17 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(SdpsError, match="cannot be written to"):
         run(tmp_path / "file" / "run")
+
+
+def test_a_folder_in_use_is_refused_before_the_calibration(tmp_path: Path) -> None:
+    for i, picture in enumerate(scenes(12)):
+        save(tmp_path / "photos" / f"{i}.png", picture)
+    arguments = ["--qat", "sdps-nano", "--photos", str(tmp_path / "photos"), "--out", str(tmp_path)]
+    with RunFolder(tmp_path, SOURCE).alone():
+        result = CliRunner().invoke(app, [*arguments, "--patch", "32", "--batch", "2"])
+    assert result.exit_code == 2
+    assert "Another process trains in" in result.stderr
+    assert "calibrating" not in result.stderr
 
 
 def test_a_full_disk_leaves_what_was_saved(tmp_path: Path) -> None:
