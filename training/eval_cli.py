@@ -46,15 +46,20 @@ class Tally:
         scores: By set, of whole pictures only: each has all its protocols.
         done: Pictures scored.
         at: The picture in work, in words; empty while the next one is read.
+        step: What is done with it, in the words of `score_picture`; empty while it is read.
     """
 
     total: int
     scores: dict[str, list[PictureScore]] = field(default_factory=dict)
     done: int = 0
     at: str = ""
+    step: str = ""
 
     def part(self) -> str:
         return f"{self.done} of {self.total} pictures"
+
+    def begin(self, step: str) -> None:
+        self.step = step
 
 
 FILES = ("scores.csv", "scores.json", "worst.png")
@@ -85,7 +90,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="paper|frame|both",
-            help="Tiles of 128 as behind the paper's numbers, or whole pictures as sdps-run restores them. "
+            help="Tiles of 128 as behind the paper's numbers, or whole pictures, whatever memory they take. "
             "(default: paper; frame on the held-out photographs)",
         ),
     ] = None,
@@ -237,7 +242,7 @@ def _score(
 ) -> SdpsError | KeyboardInterrupt | None:
     """Scores the sets, prints and writes the scores; returns what ended it early, for the caller to raise.
 
-    What was scored until then is printed and written, marked as partial.
+    What was scored until then is printed and written, marked as partial; of nothing there is no report.
     """
     from sdps.training.worst_sheet import WorstSheet
 
@@ -249,10 +254,10 @@ def _score(
     except KeyboardInterrupt:
         stopped = KeyboardInterrupt()
     except Exception as error:  # of PyTorch, ONNX Runtime, OpenVINO, CUDA, NumPy: they share no class
-        stopped = _explained(error, tally, restorer, protocols)
+        stopped = _explained(error, tally, restorer)
         with suppress(Exception):  # nor what the engine holds; one that failed may fail again
             restorer.close()
-    if stopped is None or tally.done:
+    if tally.done:
         unread = [line for one in sets for line in one.unread]
         part = "" if stopped is None else tally.part()
         try:
@@ -279,14 +284,16 @@ def _go_through(
             scores = tally.scores[one.name] = []
             for name, rainy, clean in one.pictures:
                 tally.at = f"{name} of {one.name}"
-                scores += score_picture(name, rainy, clean, restorer, protocols, partial(sheet.add, one.name))
-                tally.at, tally.done = "", tally.done + 1
+                keep = partial(sheet.add, one.name)
+                scores += score_picture(name, rainy, clean, restorer, protocols, keep, tally.begin)
+                tally.at, tally.step, tally.done = "", "", tally.done + 1
                 advance()
 
 
-def _explained(error: Exception, tally: Tally, restorer: Restorer, protocols: tuple[str, ...]) -> SdpsError:
-    """The one line about what ended the scoring: at which picture, what is kept, how to mend it."""
+def _explained(error: Exception, tally: Tally, restorer: Restorer) -> SdpsError:
+    """The one line about what ended the scoring: at which picture and step, what is kept, how to mend it."""
     from sdps.runtime.memory import is_out_of_memory
+    from sdps.training.protocol import PROTOCOLS
 
     if isinstance(error, UsageError | MissingDependency) or (isinstance(error, SdpsError) and not tally.at):
         return error  # of the command or of all pictures, not of this one
@@ -294,14 +301,21 @@ def _explained(error: Exception, tally: Tally, restorer: Restorer, protocols: tu
     kept = f"The scores are of {tally.part()}." if tally.done else "Nothing was scored."
     if isinstance(error, SdpsError):
         return SdpsError(f"{at}: {error.message} {kept}", error.remedy)
+    restoring = tally.step in PROTOCOLS
+    doing = "restored" if restoring else "scored" if tally.step else "read"
     # "Not enough memory" is PyTorch's on Windows.
     if is_out_of_memory(error) or "not enough memory" in text:
         ways = ["Free some", "shrink that picture", "leave it out"]
-        if "frame" in protocols:
+        if tally.step == "frame":
             ways.append("use --protocol paper, which takes it in tiles of 128")
-        if "cuda" in restorer.name.lower():
+        if restoring and "cuda" in restorer.name.lower():
             ways.append("use --device cpu")
-        return SdpsError(f"Memory ran out at {at}. {kept}", f"{', '.join(ways[:-1])} or {ways[-1]}.")
+        remedy = f"{_listed(ways, 'or')}."
+        return SdpsError(f"Memory ran out while {at} was {doing}. {kept}", remedy)
+    if not restoring:
+        return SdpsError(
+            f"{at} could not be {doing} ({type(error).__name__}: {text}). {kept}", "Leave that picture out."
+        )
     return SdpsError(
         f"{restorer.name} failed at {at} ({type(error).__name__}: {text}). {kept}",
         "Leave that picture out, or try another --provider or --device.",
@@ -317,7 +331,8 @@ def _report(
     out: Path | None,
     as_json: bool,
 ) -> None:
-    """Prints the means and writes the files; `part` says what they are of, if not of all pictures."""
+    """Prints the means and writes the files, and names those; `part` says what the means are of, if not of
+    all pictures."""
     from sdps.training import report
     from sdps.training.protocol import means
 
@@ -329,10 +344,22 @@ def _report(
         report.show(model, found, part)
     if out:
         csv_path, json_path, sheet_path = (out / name for name in FILES)
-        report.write_csv(csv_path, tally.scores)
-        report.write_means(json_path, model, found, unread, part)
-        sheet.write(sheet_path)
-        typer.echo(report.printable(f"wrote {csv_path}, scores.json and worst.png"), err=True)
+        written: list[str] = []
+        try:
+            report.write_csv(csv_path, tally.scores)
+            written.append(str(csv_path))
+            report.write_means(json_path, model, found, unread, part)
+            written.append(json_path.name)
+            sheet.write(sheet_path)
+            written.append(sheet_path.name)
+        finally:
+            if written:
+                typer.echo(report.printable(f"wrote {_listed(written, 'and')}"), err=True)
+
+
+def _listed(words: list[str], last: str) -> str:
+    """'a, b and c'"""
+    return f" {last} ".join([", ".join(words[:-1]), words[-1]] if words[1:] else words)
 
 
 @contextmanager

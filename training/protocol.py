@@ -5,8 +5,9 @@ right until they fit, averaged uniformly where they overlap; clamped to 0..1 and
 rounded) to 8 bits. A graph gives levels that are rounded already; their average is rounded, since
 truncating twice would darken the picture by half a level.
 
-Frame: the whole picture at once, as `sdps-run` restores it. The network's global means then see all
-of it, so the two differ, by tenths of a dB.
+Frame: the whole picture at once, as `sdps-run` restores one that it does not tile, however little memory
+is free. The network's global means then see all of it, so the two differ, by tenths of a dB. Only what is
+larger than a fixed graph or an engine takes is cut into tiles, and counted.
 """
 
 from __future__ import annotations
@@ -24,13 +25,19 @@ from sdps.training.restorers import Restorer
 
 TILE, STEP = 128, 64
 PROTOCOLS = ("paper", "frame")
+SCORING = "scoring"
+"""The step of a picture that follows its protocols."""
 BATCH = 16
 """Tiles that run at once: memory, not a result."""
 
 
 @dataclass(frozen=True)
 class PictureScore:
-    """One picture under one protocol and one convention ('rgb' or 'y')."""
+    """One picture under one protocol and one convention ('rgb' or 'y').
+
+    Attributes:
+        tiled: Whether protocol 'frame' had to cut it into tiles, as the graph takes none so large.
+    """
 
     picture: str
     protocol: str
@@ -39,6 +46,7 @@ class PictureScore:
     width: int
     before: Quality
     after: Quality
+    tiled: bool = False
 
     @property
     def gain(self) -> float:
@@ -60,6 +68,7 @@ class Mean:
         worst_gain: The lowest of them.
         equal_before: Rainy pictures that equal the clean one.
         equal_after: Derained ones that do.
+        tiled: Pictures that protocol 'frame' had to cut into tiles, as the graph takes none so large.
     """
 
     protocol: str
@@ -71,6 +80,7 @@ class Mean:
     worst_gain: float
     equal_before: int = 0
     equal_after: int = 0
+    tiled: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """As JSON has it: what is not finite (the PSNR of equal pictures) becomes null."""
@@ -112,6 +122,7 @@ def score_picture(
     restorer: Restorer,
     protocols: Sequence[str] = PROTOCOLS,
     on_result: Callable[[PictureScore, Image, Image, Image], None] = lambda score, *images: None,
+    on_step: Callable[[str], None] = lambda step: None,
 ) -> list[PictureScore]:
     """Scores a picture by every protocol and both conventions.
 
@@ -123,13 +134,25 @@ def score_picture(
         protocols: Of PROTOCOLS.
         on_result: Given the score on RGB by the first protocol with the rainy picture, the result and
             the clean one, once the other protocols are done too.
+        on_step: Given what begins: the protocol that restores it, and SCORING when all have.
     """
-    results = {protocol: restore_by(protocol, restorer, rainy) for protocol in protocols}
+    results = {}
+    for protocol in protocols:
+        on_step(protocol)
+        results[protocol] = restore_by(protocol, restorer, rainy)
+    on_step(SCORING)
+    tiled = {protocol: protocol == "frame" and restorer.must_tile(rainy) for protocol in protocols}
     before = {convention: quality(clean, rainy, convention) for convention in CONVENTIONS}
     size = (rainy.shape[0], rainy.shape[1])
     scores = [
         PictureScore(
-            name, protocol, convention, *size, before[convention], quality(clean, result, convention)
+            name,
+            protocol,
+            convention,
+            *size,
+            before[convention],
+            quality(clean, result, convention),
+            tiled[protocol],
         )
         for protocol, result in results.items()
         for convention in CONVENTIONS
@@ -148,9 +171,9 @@ def means(scores: Sequence[PictureScore]) -> list[Mean]:
             Quality(_mean(side.psnr for side in one), _mean(side.ssim for side in one)) for one in sides
         )
         gains = [row.gain for row in rows if math.isfinite(row.gain)]
-        equal = (sum(math.isinf(side.psnr) for side in one) for one in sides)
-        worst = min(gains, default=math.nan)
-        result.append(Mean(*key, len(rows), before, after, _mean(gains), worst, *equal))
+        equal = [sum(math.isinf(side.psnr) for side in one) for one in sides]
+        worst, tiled = min(gains, default=math.nan), sum(row.tiled for row in rows)
+        result.append(Mean(*key, len(rows), before, after, _mean(gains), worst, equal[0], equal[1], tiled))
     return result
 
 

@@ -15,7 +15,7 @@ from sdps.training.protocol import Mean, PictureScore
 
 PROTOCOL = {
     "paper": "the paper's: tiles of 128 by 64 pixels, truncated to 8 bits",
-    "frame": "whole pictures, rounded to 8 bits, as sdps-run restores them",
+    "frame": "whole pictures, rounded to 8 bits, as sdps-run restores what it does not tile",
 }
 CONVENTION = {
     "rgb": "RGB; SSIM with a 7x7 uniform window",
@@ -29,7 +29,8 @@ def show(model: str, found: Mapping[str, Sequence[Mean]], partial: str = "") -> 
     from rich.table import Table
 
     console = Console()
-    used = {row.protocol: PROTOCOL[row.protocol] for rows in found.values() for row in rows}
+    meant = _protocols(found)
+    used = {row.protocol: meant[row.protocol] for rows in found.values() for row in rows}
     only = f" (partial: {partial})" if partial else ""
     table = Table(title=f"{printable(model)}: PSNR in dB | SSIM{only}")
     for column in ("set", "pictures", "protocol", "on", "rainy", "derained", "gain", "worst gain"):
@@ -62,6 +63,17 @@ def _equal(found: Mapping[str, Sequence[Mean]]) -> Iterator[str]:
             if some:
                 where = f"{printable(name)}, {row.protocol}, {row.convention.upper()}"
                 yield f"{where}: the mean PSNR is without {' and '.join(some)} (infinite)"
+
+
+def _protocols(found: Mapping[str, Sequence[Mean]]) -> dict[str, str]:
+    """PROTOCOL, and in it how many pictures 'frame' could not take whole."""
+    rows = [row for of_set in found.values() for row in of_set if row.protocol == "frame"]
+    rows = [row for row in rows if row.convention == next(iter(CONVENTION))]
+    tiled, count = sum(row.tiled for row in rows), sum(row.pictures for row in rows)
+    if not tiled:
+        return PROTOCOL
+    cut = f"not whole but in tiles: {tiled} of {count} pictures, larger than the graph takes"
+    return PROTOCOL | {"frame": f"{PROTOCOL['frame']}; {cut}"}
 
 
 def printable(text: str) -> str:
@@ -119,7 +131,7 @@ def _as_json(
         named["unread"] = list(unread)
     return named | {
         "model": model,
-        "protocols": PROTOCOL,
+        "protocols": _protocols(found),
         "conventions": CONVENTION,
         "sets": {name: [row.to_json() for row in rows] for name, rows in found.items()},
     }

@@ -12,6 +12,7 @@ import torch
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.core.gpu import first_gpu
+from sdps.core.spec import Size
 from sdps.core.weights_file import is_checkpoint
 from sdps.model import SDPSFNet, load_checkpoint
 from sdps.model.deploy import denormalise, normalise, pad_to_stride
@@ -40,7 +41,11 @@ class Restorer(Protocol):
         ...
 
     def frame(self, image: Image) -> Image:
-        """A whole picture as a user gets it: (H, W, 3) uint8 RGB both."""
+        """A picture at once, or in tiles where it `must_tile`: (H, W, 3) uint8 RGB both."""
+        ...
+
+    def must_tile(self, image: Image) -> bool:
+        """Whether the graph or engine takes no picture of that size, whatever memory there is."""
         ...
 
     def arithmetic(self) -> str:
@@ -77,6 +82,9 @@ class NetworkRestorer:
         result: Image = np.clip(self.tiles(image[None])[0], 0, 255).round().astype(np.uint8)
         return result
 
+    def must_tile(self, image: Image) -> bool:
+        return False
+
     def arithmetic(self) -> str:
         return ""
 
@@ -104,7 +112,16 @@ class BackendRestorer:
         return np.concatenate([self.backend.run(tile[None]) for tile in batch])
 
     def frame(self, image: Image) -> Image:
-        return restore(self.backend, image)
+        # Asked for nothing, `restore` tiles by the memory that is free, and the score would depend on it.
+        stride = self.backend.manifest.stride
+        whole = Size(*image.shape[:2]).padded_to(stride)
+        return restore(self.backend, image, tile=max(whole.height, whole.width, 2 * stride))
+
+    def must_tile(self, image: Image) -> bool:
+        height, width = image.shape[:2]
+        fixed = self.backend.manifest.fixed_size
+        largest = [fixed] if fixed else [part.max for part in self.backend.limits]
+        return bool(largest) and not any(height <= size.height and width <= size.width for size in largest)
 
     def arithmetic(self) -> str:
         return self.backend.arithmetic()
@@ -162,17 +179,23 @@ def open_restorer(name_or_path: str, provider: str = "auto", device: str = "auto
 
     Args:
         name_or_path: What to open; a bundled name is the graph that `sdps-run` runs.
-        provider: The runtime's provider for what is not a checkpoint.
+        provider: The runtime's provider for what is not a checkpoint; for one 'auto' or 'torch'.
         device: One of DEVICES: PyTorch's for a checkpoint; for others it narrows the choice of a provider.
 
     Raises:
-        UsageError: there is no such model, or no such device here, or the model does not run on it.
+        UsageError: there is no such model, or no such device here, or the model does not run on it or by
+            that provider.
         SdpsError: it is damaged, or nothing here runs it.
     """
     path = Path(name_or_path)
     engine = path.suffix.lower() in ENGINES
     published = name_or_path.lower() in PUBLISHED and not path.exists()
     if published or (not engine and is_checkpoint(path)):
+        if provider not in ("auto", "torch"):
+            raise UsageError(
+                f"{path.name} is a checkpoint, which PyTorch runs and not --provider {provider}.",
+                "Leave --provider out (--device says where it runs), or export it first: sdps-export.",
+            )
         chosen = pick_device(device)
         weights = find_weights(name_or_path)
         return NetworkRestorer(load_checkpoint(weights), weights.stem, chosen)

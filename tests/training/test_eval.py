@@ -8,6 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from sdps.model.deploy import denormalise, normalise
 from sdps.model.zoo import bundled
 from sdps.runtime.backends import open_backend
 from sdps.runtime.bundled import resolve
+from sdps.runtime.tiling import restore
 from sdps.training.eval_cli import app
 from sdps.training.protocol import means, paper_tiles, score_picture
 from sdps.training.restorers import BackendRestorer, NetworkRestorer, open_restorer
@@ -41,6 +43,9 @@ class Unchanged:
 
     def frame(self, image: Image) -> Image:
         return image.copy()
+
+    def must_tile(self, image: Image) -> bool:
+        return False
 
     def close(self) -> None:
         pass
@@ -175,7 +180,46 @@ def test_a_graph_of_another_size_says_what_to_do(
     code, _, stderr = run(graph, folder)
     assert code == 2 and "--protocol frame" in stderr + capfd.readouterr().err
     code, stdout, _ = run(graph, folder, "--protocol", "frame")
-    assert code == 0 and "whole pictures" in stdout
+    assert code == 0 and "frame: whole pictures" in stdout
+    assert "in tiles: 2 of 2 pictures, larger than the graph takes" in " ".join(stdout.split())
+
+
+def test_a_graph_takes_whole_pictures_however_little_memory_is_free(
+    graph_path: Callable[..., Path], tmp_path: Path, picture: Picture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Larger than the tiles of 256 that `sdps-run` falls back to; it would cut this picture."""
+    clean = picture(260, 300)
+    for side, image in (("input", np.maximum(clean, 10) - 10), ("target", clean)):
+        save(tmp_path / "set" / side / "a.png", image)
+    graph, found = graph_path(), []
+    for free in (1 << 40, 1):
+
+        def told(root: Path = Path("/"), free: int = free) -> int:
+            return free
+
+        monkeypatch.setattr("sdps.runtime.room.free_memory", told)
+        code, stdout, _ = run(graph, tmp_path / "set", "--protocol", "frame", "--provider", "cpu", "--json")
+        assert code == 0
+        found.append(json.loads(stdout))
+    assert found[0] == found[1]
+    assert [row["tiled"] for row in found[0]["sets"]["set"]] == [0, 0]
+    with closing(open_backend(graph, "cpu")) as backend:
+        image = clean[:, :, ::-1].copy()
+        assert not np.array_equal(restore(backend, image), restore(backend, image, tile=300))
+
+
+def test_pictures_that_a_graph_is_too_small_for_are_counted(
+    graph_path: Callable[..., Path], tmp_path: Path, picture: Picture
+) -> None:
+    graph, pictures = graph_path("fp32", "61x90"), tmp_path / "set"
+    for i, size in enumerate([(61, 90), (61, 91), (40, 50)]):
+        for side in ("input", "target"):
+            save(pictures / side / f"{i}.png", picture(*size))
+    code, stdout, _ = run(graph, pictures, "--protocol", "frame", "--json")
+    assert code == 0
+    found = json.loads(stdout)
+    assert [row["tiled"] for row in found["sets"]["set"]] == [1, 1]
+    assert "in tiles: 1 of 3 pictures" in found["protocols"]["frame"]
 
 
 def test_an_output_that_cannot_be_written_is_found_first(
@@ -196,14 +240,31 @@ def test_an_output_that_cannot_be_written_is_found_first(
 
 
 def test_the_table_does_not_wait_for_the_files(
-    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    checkpoint: Path,
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
-    def full(*arguments: object) -> None:
-        raise OSError(28, "No space left on device")
+    """A disk that is full from the second file on."""
+    write = Path.write_bytes
 
-    monkeypatch.setattr("sdps.training.report.write_bytes", full)
-    code, stdout, _ = run(checkpoint, folder, "--limit", "1", "--out", tmp_path / "out")
+    def full(path: Path, data: bytes) -> int:
+        if path.suffix == ".json":
+            raise OSError(28, "No space left on device")
+        return write(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    out = tmp_path / "out"
+    code, stdout, stderr = run(checkpoint, folder, "--limit", "1", "--out", out)
     assert code == 1 and "gain" in stdout
+    told = (stderr + capfd.readouterr().err).splitlines()
+    assert told[-2:] == [
+        f"wrote {out / 'scores.csv'}",
+        f"error: {out / 'scores.json'} cannot be written: No space left on device. "
+        "Is there room, and may this user write there?",
+    ]
+    assert [path.name for path in out.iterdir()] == ["scores.csv"]
 
 
 def test_a_broken_picture_is_named_and_the_rest_is_scored(
@@ -225,6 +286,35 @@ def test_a_broken_picture_is_named_and_the_rest_is_scored(
     assert found == json.loads((tmp_path / "out" / "scores.json").read_text())
     assert found["sets"]["set"][0]["pictures"] == 2
     assert len(found["unread"]) == 1 and str(broken) in found["unread"][0]
+
+
+def test_pictures_that_are_all_broken_leave_earlier_scores_alone(
+    checkpoint: Path, folder: Path, tmp_path: Path, picture: Picture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    code, _, stderr = run(checkpoint, folder, "--out", out)
+    assert code == 0
+    assert f"wrote {out / 'scores.csv'}, scores.json and worst.png" in stderr + capfd.readouterr().err
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    jpeg = cv2.imencode(".jpg", picture(60, 70))[1].tobytes()
+    for side, data in (("input", jpeg[: len(jpeg) // 2]), ("target", jpeg)):
+        (tmp_path / "broken" / side).mkdir(parents=True)
+        (tmp_path / "broken" / side / "a.jpg").write_bytes(data)
+    code, stdout, stderr = run(checkpoint, tmp_path / "broken", "--out", out)
+    told = stderr + capfd.readouterr().err
+    assert code == 1 and not stdout
+    assert "1 of 1 pictures could not be read" in told and "wrote" not in told
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+@pytest.mark.parametrize("provider", ["cuda", "openvino", "nonsense"])
+def test_a_checkpoint_runs_by_no_provider_but_pytorch(
+    provider: str, checkpoint: Path, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, stdout, stderr = run(checkpoint, folder, "--provider", provider)
+    told = stderr + capfd.readouterr().err
+    assert code == 2 and not stdout
+    assert f"tiny.safetensors is a checkpoint, which PyTorch runs and not --provider {provider}." in told
 
 
 def test_an_equal_pair_does_not_blank_the_mean(

@@ -76,28 +76,47 @@ eval_cli.main()
 """
 
 
+def starved(model: str | Path, provider: str, folder: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """`sdps-eval` by whole pictures in a process that may add ROOM to its memory."""
+    arguments = [str(ROOM), str(model), provider, str(folder), "--protocol", "frame", "--out", str(out)]
+    return subprocess.run(
+        [sys.executable, "-c", STARVED, *arguments], capture_output=True, text=True, timeout=250, check=False
+    )
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 @pytest.mark.parametrize("provider", ["torch", "cpu", "openvino"])
 def test_where_memory_runs_out_the_scores_so_far_are_kept(
     provider: str, checkpoint: Path, tmp_path: Path, picture: Picture
 ) -> None:
-    """The third picture needs several times ROOM, the others and the report a fraction of it."""
+    """To restore the third picture at once takes many times ROOM; to read it, to restore and score the
+    others, and to report takes a fraction of it."""
     folder = save_pairs(tmp_path / "set", picture, [(64, 64), (64, 64), (1600, 1600)])
     out = tmp_path / "out"
-    model = checkpoint if provider == "torch" else "sdps-nano"
-    arguments = [str(ROOM), str(model), provider, str(folder), "--protocol", "frame", "--out", str(out)]
-    done = subprocess.run(
-        [sys.executable, "-c", STARVED, *arguments], capture_output=True, text=True, timeout=250, check=False
-    )
+    done = starved(checkpoint if provider == "torch" else "sdps-nano", provider, folder, out)
     assert done.returncode == 1, done.stderr
     assert "(partial: 2 of 3 pictures)" in done.stdout
-    assert "error: Memory ran out at 2.png of set. The scores are of 2 of 3 pictures." in done.stderr
+    assert "error: Memory ran out while 2.png of set was restored. The scores are of 2 of 3" in done.stderr
     assert "shrink that picture" in done.stderr and "--protocol paper" in done.stderr
     assert "Traceback" not in done.stderr
     assert pictures_in(out / "scores.csv") == ["0.png", "1.png"]
     found = json.loads((out / "scores.json").read_text())
     assert found["partial"] == "2 of 3 pictures" and found["sets"]["set"][0]["pictures"] == 2
     assert cv2.imread(str(out / "worst.png")).shape[0] == 22 + 2 * (22 + 320)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_memory_that_runs_out_while_scoring_is_not_blamed_on_the_engine(
+    tmp_path: Path, picture: Picture
+) -> None:
+    """To score the second picture takes several times ROOM; to read it, and to leave it as it is, a third."""
+    folder = save_pairs(tmp_path / "set", picture, [(64, 64), (2800, 2800)])
+    done = starved("sdps-nano", "identity", folder, tmp_path / "out")
+    assert done.returncode == 1, done.stderr
+    assert "error: Memory ran out while 1.png of set was scored. The scores are of 1 of 2" in done.stderr
+    assert "shrink that picture or leave it out." in done.stderr and "--protocol" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert pictures_in(tmp_path / "out" / "scores.csv") == ["0.png"]
 
 
 def test_where_the_engine_fails_the_scores_so_far_are_kept(
