@@ -253,9 +253,9 @@ EAGER = Kernels(_rounded, _gradients)
 
 
 def compile_rounding(network: nn.Module) -> None:
-    """Has activations rounded in one pass over memory, where eager PyTorch makes a dozen, in place.
+    """Has activations rounded in one pass over memory, where eager PyTorch makes many, in place.
 
-    To compile such a network whole takes PyTorch a quarter of an hour and more; this, half a minute.
+    A whole network of such layers takes PyTorch very long to compile.
     """
     compiled = Kernels(torch.compile(_rounded, dynamic=True), torch.compile(_gradients, dynamic=True))
     for module in network.modules():
