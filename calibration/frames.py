@@ -140,7 +140,7 @@ def build_set(
             f"Give a multiple of {stride}, at least {least}, with --calib-size.",
         )
     source = open_origin(origin)
-    kept_apart = [] if held_out is None else hashes_below(held_out)
+    kept_apart, unread = ([], []) if held_out is None else hashes_below(held_out)
     notes = list(source.notes)
     usable, hashes, different = _survey(source, side, notes)
     told = {entry.name: digits for entry, digits in zip(usable, hashes, strict=True) if digits}
@@ -149,6 +149,8 @@ def build_set(
     if held_out is not None:
         refuse_overlap(told, kept_apart, str(held_out))
         notes.append(f"None of its pictures is among the {len(kept_apart)} of {held_out}.")
+        if unread:
+            notes.append(f"Of {held_out}, {len(unread)} could not be read and compared: {_named(unread)}.")
     if (count := len({entry.name for entry in usable})) < 2:
         raise UsageError(
             f"{origin} has {count} pictures of at least {side}x{side} pixels; two are the least.",
@@ -226,11 +228,14 @@ def _survey(source: Origin, side: int, notes: list[str]) -> tuple[list[Entry], l
         (unequal, "unlike their truth in size"),
     ):
         if names:
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            notes.append(f"Left out, {why}: {', '.join(names[:NAMED])}{more}.")
+            notes.append(f"Left out, {why}: {_named(names)}.")
     if small:
         notes.append(f"{small} pictures are smaller than {side} pixels and were left out.")
     return usable, hashes, len(contents) if len(shapes) == 1 else 0
+
+
+def _named(names: Sequence[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _hash(image: Image) -> str | None:

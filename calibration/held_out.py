@@ -45,26 +45,28 @@ def perceptual_hash(image: Image) -> str:
     return str(imagehash.phash(pil.fromarray(image)))
 
 
-def hashes_below(folder: Path) -> list[str]:
-    """The hash of every picture in a folder and the folders below it.
+def hashes_below(folder: Path) -> tuple[list[str], list[str]]:
+    """The hash of every picture in a folder and those below it, and the names of what cannot be read.
 
     Raises:
         UsageError: there is no such folder, or no readable picture in it.
     """
     cv2 = need("cv2")
-    hashes = []
+    hashes, unread = [], []
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in PICTURES and path.is_file():
             try:
                 # A hash is of 32x32 pixels: read at half the size, which JPEG does fast.
                 bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)
             except (OSError, cv2.error):
-                continue
-            if bgr is not None and int(bgr.max()) > int(bgr.min()):
+                bgr = None
+            if bgr is None:
+                unread.append(path.name)
+            elif int(bgr.max()) > int(bgr.min()):
                 hashes.append(perceptual_hash(np.ascontiguousarray(bgr[:, :, ::-1])))
     if not hashes:
         raise UsageError(f"There are no pictures in {folder}.", "Give the folder that you evaluate on.")
-    return hashes
+    return hashes, unread
 
 
 def refuse_overlap(

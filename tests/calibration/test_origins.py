@@ -299,8 +299,10 @@ def test_what_is_evaluated_on_is_kept_out(tmp_path: Path) -> None:
     for i in range(4):
         write(mine / f"{i}.png", scene(i))
         write(other / "input" / f"{i + 10}.png", scene(i + 10))
+    (other / "input" / "broken.jpg").write_bytes(b"no picture")
     chosen = build_set(str(mine), side=64, held_out=other)
     assert any("among the 4 of" in note for note in chosen.notes)
+    assert any("1 could not be read and compared: broken.jpg." in note for note in chosen.notes)
     write(other / "target" / "shrunk.jpg", cv2.resize(scene(2), (90, 72), interpolation=cv2.INTER_AREA))
     with pytest.raises(UsageError, match=r"shares pictures with .*other: 2\.png.*--held-out"):
         build_set(str(mine), side=64, held_out=other, allow_overlap=True)
