@@ -48,9 +48,13 @@ class PictureSource:
     def __init__(self, files: Sequence[Path]) -> None:
         self.files, self.skipped = list(files), 0
         self.notes: list[str] = []
-        self.said_deep = False
+        self.said_deep = self.short = False
         first = next((image for path in self.files if (image := self._read(path)) is not None), None)
         if first is None:
+            if self.short:
+                raise SourceError(
+                    f"There is not enough memory to read {files[0]}.", "Free some, or shrink it."
+                )
             raise SourceError(f"{files[0]} is not a readable picture.", "Is the file complete?")
         self.skipped = 0  # counted again when they are read in turn
         self.notes.clear()
@@ -65,13 +69,17 @@ class PictureSource:
             data = path.read_bytes()
         except OSError:
             data = b""
-        image, deep = _decode(data)
+        why = "not a readable picture"
+        try:
+            image, deep = _decode(data)
+        except MemoryError:
+            image, deep, why, self.short = None, False, "not enough memory to read it", True
         if deep and not self.said_deep:
             self.notes.append(f"{path.name} has 16 bits per channel, the network sees and gives 8")
             self.said_deep = True
         if image is None:
             self.skipped += 1
-            self.notes.append(f"skipped {path}: not a readable picture")
+            self.notes.append(f"skipped {path}: {why}")
         return image
 
     def __iter__(self) -> Iterator[Frame]:
@@ -89,6 +97,9 @@ def decode_picture(data: bytes) -> Image | None:
 
     Grey becomes RGB; 16 bits are rounded to 8; transparency is dropped. Pictures of floats are
     refused, because nothing says what their white is.
+
+    Raises:
+        MemoryError: it is too large for the memory that is left.
     """
     return _decode(data)[0]
 
@@ -110,6 +121,8 @@ def _decode(data: bytes) -> tuple[Image | None, bool]:
                 return None, False
             picture.load()
             return _upright(picture, picture), False
+    except MemoryError:
+        raise
     except Exception:  # a damaged file raises any of a dozen classes
         return None, False
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -131,3 +134,34 @@ def test_damage_never_raises(data: bytes, place: int, noise: bytes) -> None:
     place %= len(data)
     got = decode_picture(data[:place] + noise + data[place + len(noise) :])
     assert got is None or (got.ndim == 3 and got.shape[2] == 3 and got.dtype == np.uint8)
+
+
+SHORT = """
+import resource, sys
+from pathlib import Path
+from sdps.core.errors import SourceError
+from sdps.runtime.picture_source import PictureSource
+large, small = (Path(name) for name in sys.argv[1:])
+used = next(int(x.split()[1]) << 10 for x in open("/proc/self/status") if x.startswith("VmSize"))
+resource.setrlimit(resource.RLIMIT_AS, (used + (200 << 20),) * 2)
+source = PictureSource([large, small])
+print([frame.name for frame in source], source.skipped, *source.notes)
+try:
+    PictureSource([large])
+except SourceError as error:
+    print(error.message)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and reads memory as Linux does")
+def test_a_picture_that_memory_does_not_hold_is_not_called_unreadable(tmp_path: Path) -> None:
+    large, small = tmp_path / "large.png", tmp_path / "small.png"
+    Pictures.new("L", (12_000, 12_000)).save(large, compress_level=1)
+    Pictures.new("RGB", (8, 8)).save(small)
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT, large, small], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert done.stdout.splitlines() == [
+        f"['small.png'] 1 skipped {large}: not enough memory to read it",
+        f"There is not enough memory to read {large}.",
+    ]
