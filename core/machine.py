@@ -19,8 +19,8 @@ from pathlib import Path
 from sdps.core.cache import cache_folder
 
 ROOT = Path("/")
-FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimd", "asimddp", "i8mm")
-"""Instructions that decide how fast convolutions are, in FP32 and in INT8."""
+FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm")
+"""Instructions that decide how fast convolutions are, in FP32, INT8 and BF16."""
 
 
 @dataclass(frozen=True)

@@ -6,31 +6,23 @@ graph's tensors say (the newer NVIDIA builders know nothing else), opset 18, no 
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
-import warnings
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
 import onnx
 import onnx_ir as ir
 import onnx_ir.passes.common as passes
-import torch
 from onnxscript.optimizer import fold_constants
 from torch import nn
 
 from sdps.core.errors import ExportError
-from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
-from sdps.core.spec import Size
+from sdps.core.manifest import GraphManifest
 from sdps.export.precision import to_bf16, to_fp16
 from sdps.export.rewrite import REWRITES, rewrite
-from sdps.model.deploy import DeployNet, space_of
+from sdps.export.tracing import quiet, trace
+from sdps.model.deploy import DeployNet
 
-OPSET = 18
 PRECISIONS = ("fp32", "fp16", "bf16")
-TRACE_SIZE = Size(64, 96)
-"""Size that a dynamic graph is traced at; unequal sides keep height and width apart."""
 
 
 def export_graph(
@@ -55,35 +47,15 @@ def export_graph(
     Raises:
         ExportError: the tracer or the ONNX checker refuses the network.
     """
-    size = manifest.fixed_size
-    deploy = DeployNet(network, size).eval()
-    stride = space_of(network).stride
-    at = size or TRACE_SIZE.padded_to(stride)
-    # Two pictures where the batch is dynamic: the tracer takes a batch of one for a constant.
-    picture = torch.zeros(1 if size else 2, at.height, at.width, 3, dtype=torch.uint8)
-    shapes = None
-    if size is None:
-        n, h, w = (torch.export.Dim(name, min=1, max=4096) for name in ("n", "h", "w"))
-        shapes = ({0: n, 1: stride * h, 2: stride * w, 3: torch.export.Dim.STATIC},)
+    deploy = DeployNet(network, manifest.fixed_size).eval()
     try:
-        with _quiet():
-            program = torch.onnx.export(
-                deploy,
-                (picture,),
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                opset_version=OPSET,
-                dynamic_shapes=shapes,
-                dynamo=True,
-                verbose=False,
-                optimize=False,
-            )
-            assert program is not None
-            _simplify(program.model)
+        with quiet():
+            program = trace(deploy, manifest.fixed_size)
+            _simplify(program)
             if traced:
-                traced(ir.to_proto(program.model))
-            applied = rewrite(program.model, rewrites)
-        model = program.model_proto
+                traced(ir.to_proto(program))
+            applied = rewrite(program, rewrites)
+        model = ir.to_proto(program)
     except Exception as error:
         raise ExportError(f"The network could not be traced to ONNX: {_cause(error)}") from error
     _forget_python(model)
@@ -154,20 +126,3 @@ def _cause(error: Exception) -> str:
 
 def _first_line(error: BaseException) -> str:
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """The tracer's own chatter (absent torchvision, deprecations) says nothing to a user."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        # On a failure it prints the whole network to standard error.
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)

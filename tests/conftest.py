@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +42,21 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 TINY = SDPSFNetConfig(tau=1, features=8, scale_unet=4, scale_orb=4, cabs=1)
 
 
+def _shared(base: pytest.TempPathFactory) -> Path:
+    """A folder of all processes that share the tests."""
+    folder = base.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def traces(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Each kind of network is traced once for all tests: tracing takes most of their time."""
+    folder = _shared(tmp_path_factory) / "traces"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sdps.export.tracing.folder", lambda: folder)
+        yield folder
+
+
 @pytest.fixture(scope="session")
 def tiny_network() -> SDPSFNet:
     """A random network, small enough to run in milliseconds, that changes the picture mildly."""
@@ -54,12 +69,8 @@ def tiny_network() -> SDPSFNet:
 
 @pytest.fixture(scope="session")
 def graph_path(tiny_network: SDPSFNet, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """graph_path('fp32', '64x96') or ('fp16', 'dynamic'): the tiny network as an ONNX file, made once.
-
-    Once for all processes that share the tests: tracing takes most of their time.
-    """
-    base = tmp_path_factory.getbasetemp()
-    folder = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    """graph_path('fp32', '64x96') or ('fp16', 'dynamic'): the tiny network as an ONNX file, made once."""
+    folder = _shared(tmp_path_factory)
 
     def make(precision: str = "fp32", size: str = "dynamic") -> Path:
         path = folder / f"tiny-{precision}-{size}.onnx"
