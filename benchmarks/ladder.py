@@ -175,7 +175,7 @@ def main(
     for column in columns + (["p50, ms", "times as fast as the paper's"] if latency else []):
         table.add_column(column, justify="left" if column in ("preset", "network") else "right")
     last = (next(reversed(LADDER)), next(reversed(STAGES)))
-    for rung in rungs():
+    for rung in rungs(NAMES):
         paper = f"{rung.paper_psnr:.2f}" if rung.paper_psnr else ""
         row = [rung.name, rung.label, f"{rung.parameters:,}", f"{rung.macs / 1e9:.2f}", paper]
         if pace := measured.get(rung.name):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from sdps.benchmarks import ladder
 from sdps.benchmarks.ladder import NAMES, rungs
 from sdps.core.errors import UsageError
+from sdps.core.spec import Size
 from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
 from sdps.model.ablations import ABLATIONS, ablation_of
 from sdps.model.checkpoint import to_published
@@ -73,6 +77,24 @@ def test_the_table_has_the_papers_parameters_and_macs() -> None:
     assert rows["psf40"].parameters == 9_629_577 and rows["tau0"].parameters == 3_641_841
     assert rows["psf40"].macs / 1e9 == pytest.approx(211.34, abs=0.005)
     assert rows["nano"].macs < 2.7e9 and rows["small"].macs < 25e9
+
+
+def test_the_ladders_latency_is_measured_side_by_side(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(ladder, "NETWORKS", {name: narrow(name, tau=0) for name in LADDER})
+    monkeypatch.setattr(ladder, "NAMES", ("gates", "psf40"))
+    monkeypatch.setattr(ladder, "SIZE", Size(64, 64))
+    out = tmp_path / "ladder.json"
+    command = ["--latency", "--rounds", "5", "--provider", "cpu", "--threads", "1", "--out", str(out)]
+    result = CliRunner().invoke(ladder.app, command)
+    assert result.exit_code == 0, result.output
+    assert "round 5 of 5" in result.stderr and "p50, ms" in result.stdout
+    kept = json.loads(out.read_text())["presets"]
+    assert all(len(pace["samples_ns"]) == 5 and pace["latency"]["p50_ms"] > 0 for pace in kept.values())
+    assert kept["psf40"]["speed"] == {"median": 1.0, "low": 1.0, "high": 1.0}
+    assert kept["gates"]["speed"]["median"] != 1.0
+    assert CliRunner().invoke(ladder.app, ["--out", str(out)]).exit_code == 2
 
 
 def test_names() -> None:
