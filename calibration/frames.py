@@ -8,8 +8,9 @@ scene serves either to calibrate or to verify, never both; a film is split in ti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sdps.calibration.drift import Pair
 from sdps.calibration.entry import Entry, Picture, UnequalError, UnreadableError
 from sdps.calibration.grouping import scenes, split_film, split_groups
 from sdps.calibration.held_out import hashes_below, perceptual_hash, refuse_overlap
+from sdps.calibration.observe import Step
 from sdps.calibration.origins import NAMED, Origin, open_origin
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
@@ -27,6 +29,7 @@ from sdps.core.spec import STRIDE
 
 CROPS, VERIFY_CROPS, LEAST = 128, 32, 8
 CROP = 256
+CHOOSING = "Choosing the calibration set"
 PER_PICTURE = 8
 """Candidate crops of each picture."""
 LEAST_OF_A_SCENE = 3
@@ -118,6 +121,7 @@ def build_set(
     allow_overlap: bool = False,
     stride: int = STRIDE,
     held_out: Path | None = None,
+    step: Step = lambda *_: None,
 ) -> CalibrationSet:
     """Reads a source and chooses crops.
 
@@ -128,6 +132,7 @@ def build_set(
         allow_overlap: Take pictures of the evaluation set as well.
         stride: What divides the sizes that the network takes.
         held_out: A folder of pictures to evaluate on, of which none may be in the set.
+        step: Told how many pictures have been read; each is read twice.
 
     Raises:
         UsageError: no such source, too few pictures or scenes, nothing but flat ones, or an overlap.
@@ -142,7 +147,12 @@ def build_set(
     source = open_origin(origin)
     kept_apart, unread = ([], []) if held_out is None else hashes_below(held_out)
     notes = list(source.notes)
-    usable, hashes, different = _survey(source, side, notes)
+    read = count(1)
+
+    def tick() -> None:
+        step(CHOOSING, min(next(read), 2 * len(source.entries)), 2 * len(source.entries))
+
+    usable, hashes, different = _survey(source, side, notes, tick)
     told = {entry.name: digits for entry, digits in zip(usable, hashes, strict=True) if digits}
     if not allow_overlap:
         refuse_overlap(told)
@@ -151,14 +161,14 @@ def build_set(
         notes.append(f"None of its pictures is among the {len(kept_apart)} of {held_out}.")
         if unread:
             notes.append(f"Of {held_out}, {len(unread)} could not be read and compared: {_named(unread)}.")
-    if (count := len({entry.name for entry in usable})) < 2:
+    if (names := len({entry.name for entry in usable})) < 2:
         raise UsageError(
-            f"{origin} has {count} pictures of at least {side}x{side} pixels; two are the least.",
+            f"{origin} has {names} pictures of at least {side}x{side} pixels; two are the least.",
             "One serves to calibrate, another to verify. Give more, or smaller crops with --calib-size.",
         )
     calibrate, verify = _split(source, usable, hashes, different, notes)
-    chosen, flat = _choose(calibrate, crops or CROPS, side)
-    verified, flat_too = _choose(verify, VERIFY_CROPS, side)
+    chosen, flat = _choose(calibrate, crops or CROPS, side, tick)
+    verified, flat_too = _choose(verify, VERIFY_CROPS, side, tick)
     if flat + flat_too:
         notes.append(f"{flat + flat_too} flat crops were left out.")
     _refuse_few(origin, len(chosen), len(verified), crops)
@@ -185,7 +195,9 @@ def _refuse_few(origin: str, chosen: int, verified: int, asked: int | None) -> N
         )
 
 
-def _survey(source: Origin, side: int, notes: list[str]) -> tuple[list[Entry], list[str | None], int]:
+def _survey(
+    source: Origin, side: int, notes: list[str], tick: Callable[[], None]
+) -> tuple[list[Entry], list[str | None], int]:
     """The pictures that can be cut, the hash of each, None of a flat one, and how many differ at all.
 
     Of the others there are notes. Pictures of several sizes are no camera's and count as none. What is
@@ -201,6 +213,7 @@ def _survey(source: Origin, side: int, notes: list[str]) -> tuple[list[Entry], l
     unequal: list[str] = []
     small = 0
     for entry in source.entries:
+        tick()
         if source.rained and entry.name in seen:
             if entry.name in known:
                 usable.append(entry)
@@ -286,11 +299,14 @@ def _split(
     return [usable[i] for i in parts[0]], [usable[i] for i in parts[1]]
 
 
-def _choose(entries: Sequence[Entry], count: int, side: int) -> tuple[list[_Candidate], int]:
-    """`count` places by greedy k-centre over `features`; and how many flat ones were passed over."""
+def _choose(
+    entries: Sequence[Entry], most: int, side: int, tick: Callable[[], None]
+) -> tuple[list[_Candidate], int]:
+    """`most` places by greedy k-centre over `features`; and how many flat ones were passed over."""
     candidates: list[_Candidate] = []
     flat = 0
     for index, entry in enumerate(entries):
+        tick()
         image = entry.read().rainy
         rng = np.random.default_rng((20, index))
         height, width = image.shape[:2]
@@ -306,7 +322,7 @@ def _choose(entries: Sequence[Entry], count: int, side: int) -> tuple[list[_Cand
                 candidates.append(_Candidate(entry, top, left, features(cut)))
     if not candidates:
         return [], flat
-    return [candidates[i] for i in k_centres(np.stack([c.features for c in candidates]), count)], flat
+    return [candidates[i] for i in k_centres(np.stack([c.features for c in candidates]), most)], flat
 
 
 def _cut(chosen: Sequence[_Candidate], side: int) -> list[Crop]:

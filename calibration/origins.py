@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from sdps.core.frame import Image
 if TYPE_CHECKING:
     from sdps.training.datasets import Pair as Files
 
+T = TypeVar("T")
 PHOTOS = "photos"
 RAINED = "photos:"
 """Before a folder of clean photographs, which get rain; alone it is PHOTOS, whatever a folder is called."""
@@ -32,6 +33,8 @@ VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".ts", ".mpg", ".mpeg
 MOST_FRAMES = 96
 MOST_RAINED = 32
 """Photographs that rain is rendered on; each of them gives a picture for every look."""
+MOST_FILES = 1024
+"""Pictures of a folder that are looked at: Rain13K's 13,712 pairs take half an hour to read twice."""
 NAMED = 3
 """Files that a note names before it counts the rest."""
 
@@ -101,8 +104,9 @@ def _holds_pictures(folder: Path) -> bool:
 def _folder(folder: Path) -> Origin:
     pairs, notes = _pairs(folder)
     if pairs is None:
-        files = sorted(path for path in folder.iterdir() if _is_picture(path))
-        return Origin(str(folder), "files", [_file(path.name, path, None) for path in files])
+        files = _spread(sorted(path for path in folder.iterdir() if _is_picture(path)), MOST_FILES, notes)
+        return Origin(str(folder), "files", [_file(path.name, path, None) for path in files], notes)
+    pairs = _spread(pairs, MOST_FILES, notes, "pairs")
     one = len({pair.rainy.parent for pair in pairs}) == 1
     entries = [
         _file(pair.rainy.name if one else str(pair.rainy.relative_to(folder)), pair.rainy, pair.clean)
@@ -118,13 +122,17 @@ def _rained_folder(folder: Path) -> Origin:
         raise UsageError(
             f"There are no photographs in {folder}.", f"Give a folder of clean ones: --calib {RAINED}DIR."
         )
-    notes = []
-    if len(files) > MOST_RAINED:
-        notes.append(
-            f"Rain was rendered on {MOST_RAINED} of the {len(files)} photographs, spread over them all."
-        )
-        files = [files[i * len(files) // MOST_RAINED] for i in range(MOST_RAINED)]
+    notes: list[str] = []
+    files = _spread(files, MOST_RAINED, notes, "photographs")
     return Origin(f"{RAINED}{folder}", "rained", with_rain(folder, files), notes)
+
+
+def _spread(files: list[T], most: int, notes: list[str], what: str = "pictures") -> list[T]:
+    """At most so many, spread over them all, which a note says."""
+    if len(files) <= most:
+        return files
+    notes.append(f"{most} of the {len(files)} {what} were looked at, spread over them all.")
+    return [files[i * len(files) // most] for i in range(most)]
 
 
 def _file(name: str, rainy: Path, clean: Path | None) -> Entry:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdps.calibration import origins
-from sdps.calibration.frames import CalibrationSet, build_set
+from sdps.calibration.frames import CHOOSING, CalibrationSet, build_set
 from sdps.calibration.grouping import scenes, split_film, split_groups
 from sdps.calibration.held_out import perceptual_hash
 from sdps.core.errors import SourceError, UsageError
@@ -292,6 +292,21 @@ def test_of_many_photographs_some_are_rained_on(tmp_path: Path) -> None:
     opened = origins.open_origin(f"photos:{tmp_path}")
     assert len(opened.entries) == 4 * origins.MOST_RAINED
     assert any("32 of the 37" in note for note in opened.notes)
+
+
+@pytest.mark.parametrize("folders", [("",), ("input", "target")])
+def test_of_a_large_set_some_are_read_and_it_says_how_far_it_is(
+    folders: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(origins, "MOST_FILES", 8)
+    for i in range(20):
+        for folder in folders:
+            write(tmp_path / folder / f"{i:02}.png", scene(i))
+    told: list[tuple[str, int, int]] = []
+    chosen = build_set(str(tmp_path), side=64, step=lambda *step: told.append(step))
+    assert {int(name[:2]) for side in names(chosen) for name in side} == {0, 2, 5, 7, 10, 12, 15, 17}
+    assert any(note.startswith("8 of the 20") for note in chosen.notes)
+    assert told == [(CHOOSING, i, 16) for i in range(1, 17)]
 
 
 def test_what_is_evaluated_on_is_kept_out(tmp_path: Path) -> None:
