@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -130,7 +130,8 @@ def paces(
         for name in dict.fromkeys((FULL, *names)):
             torch.manual_seed(0)
             network, path = SDPSFNet(NETWORKS[name]).eval(), folder / f"{name}.onnx"
-            onnx.save(export_graph(network, describe_network(network, name, "0" * 64)), path)
+            manifest = replace(describe_network(network, name, "0" * 64), size=str(SIZE))
+            onnx.save(export_graph(network, manifest), path)
             backend = open_backend(path, provider, threads)
             stack.callback(backend.close)
             calls[name] = lambda backend=backend: backend.run(picture)  # type: ignore[misc]

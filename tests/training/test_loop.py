@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 
 from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Image
+from sdps.core.machine import cpu
 from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint
 from sdps.training.cli import app, parse_minutes
 from sdps.training.data import PhotoSource
@@ -250,6 +251,7 @@ def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert "2 pictures (photos), nano, 2 steps" in done.output
+    assert ("--precision bf16 trains faster" in done.output) == ("amx_bf16" in cpu().features)
     assert load_checkpoint(tmp_path / "run" / "best.safetensors").config.features == 8
     again = CliRunner().invoke(app, arguments)
     assert again.exit_code == 0
