@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from sdps.core.manifest import GraphManifest
 
@@ -18,12 +20,14 @@ in ONNX Runtime, 6 to 13 in OpenVINO with one picture and 13 to 16 with two in f
 models and the paper's network (docs/tiling.md)."""
 
 
-def bytes_per_pixel(manifest: GraphManifest) -> int:
-    """Memory that a graph's feature maps take, per pixel of the picture; an upper estimate.
+def bytes_per_pixel(config: Mapping[str, Any]) -> int:
+    """Memory that a network's feature maps take, per pixel of the picture; an upper estimate.
 
-    FP16 graphs count as FP32, since CPUs compute them so. Of an unknown network the paper's widths.
+    FP16 graphs count as FP32, since CPUs compute them so.
+
+    Args:
+        config: The network's widths, as a graph's description has them; of an unknown one the paper's.
     """
-    config = manifest.config
     channels = int(config.get("features", 40)) + int(config.get("scale_orb", 16))
     return MAPS * 4 * channels
 
@@ -36,7 +40,7 @@ def tile_side(manifest: GraphManifest, free: int | None = None) -> int:
         free: Bytes; None to ask the system.
     """
     free = free_memory() if free is None else free
-    side = math.isqrt(int(SHARE * free) // bytes_per_pixel(manifest))
+    side = math.isqrt(int(SHARE * free) // bytes_per_pixel(manifest.config))
     return max(SMALLEST_TILE, min(LARGEST_TILE, side)) // 32 * 32
 
 

@@ -279,15 +279,31 @@ def _go_through(
     """Scores every picture of the sets into `tally`, and keeps the worst in `sheet`."""
     from sdps.training.protocol import score_picture
 
+    warn = "frame" in protocols and "cuda" not in restorer.name.lower()
     with _progress(tally.total) as advance:
         for one in sets:
             scores = tally.scores[one.name] = []
             for name, rainy, clean in one.pictures:
                 tally.at = f"{name} of {one.name}"
+                warn = warn and not _warned(restorer, tally.at, rainy)
                 keep = partial(sheet.add, one.name)
                 scores += score_picture(name, rainy, clean, restorer, protocols, keep, tally.begin)
                 tally.at, tally.step, tally.done = "", "", tally.done + 1
                 advance()
+
+
+def _warned(restorer: Restorer, at: str, image: Image) -> bool:
+    """Says so if a picture may need more memory than is free; Linux may then end the process unasked."""
+    from sdps.runtime.room import free_memory
+
+    need, free = restorer.memory(image), free_memory()
+    if need > free:
+        typer.echo(
+            f"{at} ({image.shape[1]}x{image.shape[0]}) may take {need / 1e9:.1f} GB of memory at once, and "
+            f"{free / 1e9:.1f} are free: should this end without a word, use --protocol paper.",
+            err=True,
+        )
+    return need > free
 
 
 def _explained(error: Exception, tally: Tally, restorer: Restorer) -> SdpsError:

@@ -18,6 +18,7 @@ from sdps.model import SDPSFNet, load_checkpoint
 from sdps.model.deploy import denormalise, normalise, pad_to_stride
 from sdps.model.zoo import PUBLISHED, find_weights
 from sdps.runtime.backends import ENGINES, Backend, open_backend
+from sdps.runtime.room import bytes_per_pixel
 from sdps.runtime.tiling import restore
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -46,6 +47,10 @@ class Restorer(Protocol):
 
     def must_tile(self, image: Image) -> bool:
         """Whether the graph or engine takes no picture of that size, whatever memory there is."""
+        ...
+
+    def memory(self, image: Image) -> int:
+        """Bytes that `frame` may take for a picture; an upper estimate."""
         ...
 
     def arithmetic(self) -> str:
@@ -85,6 +90,9 @@ class NetworkRestorer:
     def must_tile(self, image: Image) -> bool:
         return False
 
+    def memory(self, image: Image) -> int:
+        return image.shape[0] * image.shape[1] * bytes_per_pixel(vars(self.network.config))
+
     def arithmetic(self) -> str:
         return ""
 
@@ -122,6 +130,11 @@ class BackendRestorer:
         fixed = self.backend.manifest.fixed_size
         largest = [fixed] if fixed else [part.max for part in self.backend.limits]
         return bool(largest) and not any(height <= size.height and width <= size.width for size in largest)
+
+    def memory(self, image: Image) -> int:
+        fixed = self.backend.manifest.fixed_size
+        height, width = (fixed.height, fixed.width) if fixed else image.shape[:2]
+        return height * width * bytes_per_pixel(self.backend.manifest.config)
 
     def arithmetic(self) -> str:
         return self.backend.arithmetic()

@@ -81,7 +81,7 @@ def test_tiles_grow_with_memory_between_two_bounds() -> None:
     full = GraphManifest(
         "full", "", "SDPSFNet", {"features": 40, "scale_orb": 16}, "fp32", "dynamic", (), (), ""
     )
-    assert bytes_per_pixel(full) > 4 * bytes_per_pixel(nano())
+    assert bytes_per_pixel(full.config) > 4 * bytes_per_pixel(nano().config)
 
 
 CODE = """

@@ -44,6 +44,9 @@ class Unchanged:
     def frame(self, image: Image) -> Image:
         return image.copy()
 
+    def memory(self, image: Image) -> int:
+        return 0
+
     def must_tile(self, image: Image) -> bool:
         return False
 
