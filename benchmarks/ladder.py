@@ -113,7 +113,7 @@ def paces(
         provider: The runtime's provider.
         threads: CPU threads; 0 leaves it to the engine.
         rounds: Samples of each.
-        say: Told what is going on: exporting takes up to a minute for each.
+        say: Told what is going on: the first export of each takes half a minute and more.
 
     Raises:
         UsageError: there is no such provider here.
@@ -171,6 +171,8 @@ def main(
 
     if out and not latency:
         raise UsageError("--out keeps the samples of --latency.", "Give both.")
+    if out and not out.absolute().parent.is_dir():
+        raise UsageError(f"There is no folder {out.absolute().parent}.", "Make it, or choose another --out.")
     say = Console(stderr=True).print
     measured = paces(NAMES, provider, threads, rounds, say) if latency else {}
     table = Table(title=f"Presets at {SIZE}, and the paper's PSNR on RealRain-1k-L")

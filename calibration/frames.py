@@ -29,7 +29,7 @@ from sdps.core.spec import STRIDE
 
 CROPS, VERIFY_CROPS, LEAST = 128, 32, 8
 CROP = 256
-CHOOSING = "Choosing the calibration set"
+READING, CHOOSING = "Reading the pictures", "Choosing crops"
 PER_PICTURE = 8
 """Candidate crops of each picture."""
 LEAST_OF_A_SCENE = 3
@@ -132,7 +132,7 @@ def build_set(
         allow_overlap: Take pictures of the evaluation set as well.
         stride: What divides the sizes that the network takes.
         held_out: A folder of pictures to evaluate on, of which none may be in the set.
-        step: Told how many pictures have been read; each is read twice.
+        step: Told what is read and how far it is: all pictures, then once more those that can be cut.
 
     Raises:
         UsageError: no such source, too few pictures or scenes, nothing but flat ones, or an overlap.
@@ -147,12 +147,7 @@ def build_set(
     source = open_origin(origin)
     kept_apart, unread = ([], []) if held_out is None else hashes_below(held_out)
     notes = list(source.notes)
-    read = count(1)
-
-    def tick() -> None:
-        step(CHOOSING, min(next(read), 2 * len(source.entries)), 2 * len(source.entries))
-
-    usable, hashes, different = _survey(source, side, notes, tick)
+    usable, hashes, different = _survey(source, side, notes, _ticks(READING, len(source.entries), step))
     told = {entry.name: digits for entry, digits in zip(usable, hashes, strict=True) if digits}
     if not allow_overlap:
         refuse_overlap(told)
@@ -167,6 +162,7 @@ def build_set(
             "One serves to calibrate, another to verify. Give more, or smaller crops with --calib-size.",
         )
     calibrate, verify = _split(source, usable, hashes, different, notes)
+    tick = _ticks(CHOOSING, len(calibrate) + len(verify), step)
     chosen, flat = _choose(calibrate, crops or CROPS, side, tick)
     verified, flat_too = _choose(verify, VERIFY_CROPS, side, tick)
     if flat + flat_too:
@@ -175,6 +171,12 @@ def build_set(
     if len(chosen) < (crops or CROPS):
         notes.append(f"{len(chosen)} crops were to be had instead of {CROPS}.")
     return CalibrationSet(_cut(chosen, side), _cut(verified, side), source.name, notes)
+
+
+def _ticks(what: str, total: int, step: Step) -> Callable[[], None]:
+    """Tells `step` of one more, each time it is called."""
+    done = count(1)
+    return lambda: step(what, next(done), total)
 
 
 def _refuse_few(origin: str, chosen: int, verified: int, asked: int | None) -> None:

@@ -128,11 +128,15 @@ def _rained_folder(folder: Path) -> Origin:
 
 
 def _spread(files: list[T], most: int, notes: list[str], what: str = "pictures") -> list[T]:
-    """At most so many, spread over them all, which a note says."""
+    """At most so many, drawn by chance and always the same, which a note says.
+
+    By chance, because every n-th of a folder may be of one rain or one camera.
+    """
     if len(files) <= most:
         return files
-    notes.append(f"{most} of the {len(files)} {what} were looked at, spread over them all.")
-    return [files[i * len(files) // most] for i in range(most)]
+    notes.append(f"{most} of the {len(files)} {what} were looked at, drawn by chance, always the same.")
+    drawn = np.random.default_rng(len(files)).choice(len(files), most, replace=False)
+    return [files[i] for i in sorted(drawn.tolist())]
 
 
 def _file(name: str, rainy: Path, clean: Path | None) -> Entry:

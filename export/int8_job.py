@@ -16,7 +16,7 @@ from torch import nn
 
 from sdps.calibration.budget import Point, Search
 from sdps.calibration.drift import BOUND_OPTIONS, DriftBudget, Verifier
-from sdps.calibration.frames import CHOOSING, CROP, CalibrationSet, build_set
+from sdps.calibration.frames import CROP, CalibrationSet, build_set
 from sdps.calibration.layers import Layer, find_layers, picture_facing
 from sdps.calibration.observe import OBSERVER_VERSION, Step
 from sdps.calibration.qdq import infer_types, integer_convolutions
@@ -173,7 +173,7 @@ def quantise_network(
         raise UsageError("The checkpoint brings trained ranges.", "Leave --calibrator out.")
     if tuned is None:  # which keeps no statistics
         job.check_cache()
-    step(CHOOSING, 0, 0)
+    step("Choosing the calibration set", 0, 0)
     chosen_set = build_set(
         job.calib, job.crops, job.crop_side, job.allow_overlap, manifest.stride, job.held_out, step
     )

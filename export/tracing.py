@@ -1,8 +1,8 @@
 """PyTorch's tracer, without its chatter, and asked once for each kind of network.
 
 Tracing takes seconds for a small network and minutes for the paper's, whatever its weights are. So what
-the tracer made of one of our own networks is kept, without weights, and given those of the next network of
-the same shape. What a graph gives is compared with PyTorch after every export, a kept trace or not.
+the tracer made of an SD-PSFNet is kept, without weights, and given those of the next network of the same
+shape. `sdps-export` compares what it writes with PyTorch, a kept trace or not.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import hashlib
 import io
 import json
 import logging
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import is_dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,19 @@ import onnx_ir as ir
 import torch
 from onnx import numpy_helper
 from torch import nn
+from torch.nn.modules import module as hooks
 
+import sdps.core
+import sdps.model
+from sdps import __version__
 from sdps.core.artifact import write_bytes
 from sdps.core.cache import cache_folder
 from sdps.core.errors import SdpsError
 from sdps.core.manifest import INPUT, OUTPUT
 from sdps.core.spec import Size
+from sdps.model import SDPSFNet
 from sdps.model.deploy import DeployNet, space_of
+from sdps.model.exits import EarlyExit
 
 OPSET = 18
 TRACE_SIZE = Size(64, 96)
@@ -42,6 +46,22 @@ TRACERS = ("torch", "onnxscript", "onnx", "onnx-ir", "numpy")
 """Packages that have a say in what a trace looks like."""
 KEPT_TYPES = (torch.float32, torch.int64)
 PLAIN = (bool, int, float, str, tuple, list, dict, type(None))
+DIGEST = hashlib.sha256().digest_size
+MOST = 64
+"""Traces that are kept; the oldest go."""
+
+
+def _digest_of_code() -> str:
+    """Of the networks' source, of this file and of what they take from `core`."""
+    digest = hashlib.sha256(Path(__file__).read_bytes())
+    for package in (sdps.model, sdps.core):
+        for file in sorted(Path(str(package.__file__)).parent.glob("*.py")):
+            digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+CODE = _digest_of_code()
+"""Taken at once: what runs is what was there when it was imported, and not what has come since."""
 
 
 def trace(deploy: DeployNet, size: Size | None) -> ir.Model:
@@ -54,16 +74,14 @@ def trace(deploy: DeployNet, size: Size | None) -> ir.Model:
     Raises:
         Exception: whatever the tracer raises.
     """
-    key = fingerprint(deploy, size)
-    if not key:
+    path = _place(deploy, size)
+    if path is None:
         return ir.from_proto(_trace(deploy, size))
-    path = folder() / f"{key}.onnx"
     model = _read(path)
     if model is None:
         model = _trace(deploy, size)
         _forget_where(model)
-        with contextlib.suppress(SdpsError):  # a cache that cannot be written costs time and nothing else
-            write_bytes(path, _without_weights(model, _state(deploy)).SerializeToString())
+        _keep(path, _without_weights(model, _state(deploy)))
     return ir.from_proto(_with_weights(model, _state(deploy)))
 
 
@@ -76,36 +94,34 @@ def fingerprint(deploy: DeployNet, size: Size | None) -> str:
     """What a trace follows from, weights apart: code, versions, modules and their settings, shapes.
 
     Returns:
-        Hexadecimal digits; empty where that cannot be told: of a network whose code is not ours, or that
-        was changed from outside, by hooks for instance.
+        Hexadecimal digits; empty where that cannot be told: of another network than SD-PSFNet and its
+        exits, or of one that was changed from outside, by hooks or by methods of its own.
     """
+    if type(deploy) is not DeployNet or type(deploy.network) not in (SDPSFNet, EarlyExit):
+        return ""
     state = _state(deploy)
     modules = list(deploy.named_modules(remove_duplicate=False))
-    if any(not _ours(module) for _, module in modules) or any(
-        t.dtype not in KEPT_TYPES for t in state.values()
-    ):
+    known_types = all(tensor.dtype in KEPT_TYPES for tensor in state.values())
+    if not known_types or not all(_ours(module) for _, module in modules):
         return ""
     first: dict[int, str] = {}
     facts = {
-        "code": _code(),
+        "code": [__version__, CODE, OPSET, INPUT, OUTPUT, str(TRACE_SIZE)],
         "tracers": [version(name) for name in TRACERS],
         "size": str(size),
         "modules": [(name, type(module).__qualname__, _settings(module)) for name, module in modules],
         # Tensors that two modules share are one in the graph.
-        "state": [
-            (key, list(t.shape), str(t.dtype), first.setdefault(id(t), key)) for key, t in state.items()
-        ],
+        "state": [(key, t.shape, t.dtype, first.setdefault(id(t), key)) for key, t in state.items()],
     }
     return hashlib.sha256(json.dumps(facts, default=repr).encode()).hexdigest()[:32]
 
 
 def _ours(module: nn.Module) -> bool:
     """Whether its class tells all that it computes."""
-    home = type(module).__module__
-    hooks = module._forward_hooks or module._forward_pre_hooks
-    return (
-        home.startswith(("sdps.model.", "torch.nn.modules.")) and not hooks and "forward" not in vars(module)
-    )
+    everywhere = hooks._global_forward_hooks or hooks._global_forward_pre_hooks
+    hooked = everywhere or module._forward_hooks or module._forward_pre_hooks
+    changed = hooked or any(callable(value) for value in vars(module).values())
+    return type(module).__module__.startswith(("sdps.model.", "torch.nn.modules.")) and not changed
 
 
 def _settings(module: nn.Module) -> dict[str, Any]:
@@ -120,22 +136,33 @@ def _state(deploy: nn.Module) -> dict[str, torch.Tensor]:
     }
 
 
-@cache
-def _code() -> str:
-    """Of the networks' source and of this file."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
-    for file in sorted(Path(str(sys.modules["sdps.model"].__file__)).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
+def _place(deploy: DeployNet, size: Size | None) -> Path | None:
+    """Where its trace is kept, or would be; None where none can be."""
+    try:
+        key = fingerprint(deploy, size)
+        return folder() / f"{key}.trace" if key else None
+    except Exception:  # no home folder, a package that does not know its version: it can do without
+        return None
 
 
 def _read(path: Path) -> onnx.ModelProto | None:
-    """A kept trace; None if there is none, or it is damaged."""
+    """A kept trace; None if there is none, or one byte of it is not what was written."""
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
+        data = path.read_bytes()
+        if hashlib.sha256(data[DIGEST:]).digest() == data[:DIGEST]:
+            return onnx.load_model_from_string(data[DIGEST:])
     except Exception:  # protobuf's own errors share no class with those of files
-        return None
-    return model if model.graph.node else None
+        pass
+    return None
+
+
+def _keep(path: Path, model: onnx.ModelProto) -> None:
+    """Writes a trace behind its SHA-256; a cache that cannot be written costs time and nothing else."""
+    graph = model.SerializeToString()
+    with contextlib.suppress(SdpsError, OSError):
+        write_bytes(path, hashlib.sha256(graph).digest() + graph)
+        for old in sorted(path.parent.glob("*.trace"), key=lambda file: file.stat().st_mtime)[:-MOST]:
+            old.unlink(missing_ok=True)
 
 
 def _without_weights(model: onnx.ModelProto, state: dict[str, torch.Tensor]) -> onnx.ModelProto:

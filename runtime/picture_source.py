@@ -19,6 +19,7 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from sdps.core.errors import SourceError
 from sdps.core.frame import Frame, Image
+from sdps.runtime.room import free_memory
 from sdps.runtime.stream import StreamInfo
 
 READERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
@@ -33,6 +34,8 @@ READERS: dict[bytes, Callable[[io.BytesIO], ImageFile.ImageFile]] = {
 nobody meant and refuses 179 megapixels; lifting that would lift it for the whole program."""
 MAX_PIXELS = 2**30
 """More is taken for a damaged header, or an attack."""
+DECODING = 8
+"""Bytes for each pixel that a decoder may hold at once."""
 ROWS = 256
 """Copied at a time, because Pillow makes three copies on the way to NumPy, and pictures can be large."""
 ORIENTATION, BITS, SAMPLE_FORMAT = 0x0112, 258, 339  # tags of TIFF and EXIF
@@ -48,12 +51,13 @@ class PictureSource:
     def __init__(self, files: Sequence[Path]) -> None:
         self.files, self.skipped = list(files), 0
         self.notes: list[str] = []
-        self.said_deep = self.short = False
+        self.said_deep = False
+        self.short: Path | None = None  # the first picture that memory did not hold
         first = next((image for path in self.files if (image := self._read(path)) is not None), None)
         if first is None:
             if self.short:
                 raise SourceError(
-                    f"There is not enough memory to read {files[0]}.", "Free some, or shrink it."
+                    f"There is not enough memory to read {self.short}.", "Free some, or shrink it."
                 )
             raise SourceError(f"{files[0]} is not a readable picture.", "Is the file complete?")
         self.skipped = 0  # counted again when they are read in turn
@@ -73,7 +77,8 @@ class PictureSource:
         try:
             image, deep = _decode(data)
         except MemoryError:
-            image, deep, why, self.short = None, False, "not enough memory to read it", True
+            image, deep, why = None, False, "not enough memory to read it"
+            self.short = self.short or path
         if deep and not self.said_deep:
             self.notes.append(f"{path.name} has 16 bits per channel, the network sees and gives 8")
             self.said_deep = True
@@ -109,11 +114,13 @@ def _decode(data: bytes) -> tuple[Image | None, bool]:
     reader = next((READERS[magic] for magic in READERS if data.startswith(magic)), None)
     if reader is None:
         return None, False
+    pixels = 0
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd metadata, which are not used
             picture = reader(io.BytesIO(data))
-            if picture.width * picture.height > MAX_PIXELS:
+            pixels = picture.width * picture.height
+            if pixels > MAX_PIXELS:
                 return None, False
             if _is_deep(picture, data):
                 return _decode_deep(picture, data), True
@@ -124,6 +131,9 @@ def _decode(data: bytes) -> tuple[Image | None, bool]:
     except MemoryError:
         raise
     except Exception:  # a damaged file raises any of a dozen classes
+        # Decoders that find no memory say that the file is broken (WebP, progressive JPEG).
+        if MAX_PIXELS >= pixels > free_memory() // DECODING:
+            raise MemoryError from None
         return None, False
 
 

@@ -18,18 +18,20 @@ MAPS = 22
 """Full-resolution maps of the widest kind in FP32 that an engine holds at its peak: measured 16 to 25
 in ONNX Runtime, 6 to 13 in OpenVINO with one picture and 13 to 16 with two in flight, for the bundled
 models and the paper's network (docs/tiling.md)."""
+PAPER_WIDTHS = 40 + 16
 
 
 def bytes_per_pixel(config: Mapping[str, Any]) -> int:
-    """Memory that a network's feature maps take, per pixel of the picture; an upper estimate.
+    """About the memory that a network's feature maps take at their peak, per pixel of the picture.
 
     FP16 graphs count as FP32, since CPUs compute them so.
 
     Args:
         config: The network's widths, as a graph's description has them; of an unknown one the paper's.
     """
-    channels = int(config.get("features", 40)) + int(config.get("scale_orb", 16))
-    return MAPS * 4 * channels
+    widths = [config.get(key) for key in ("features", "scale_orb")]
+    known = [width for width in widths if isinstance(width, int)]
+    return MAPS * 4 * (sum(known) if len(known) == len(widths) else PAPER_WIDTHS)
 
 
 def tile_side(manifest: GraphManifest, free: int | None = None) -> int:

@@ -228,8 +228,9 @@ def train(
             workers = 0 if fabric.device.type == "cpu" else min(8, (torch.get_num_threads() + 1) // 2)
         trainer = Trainer(network, source, recipe, fabric, compiled, workers, teacher=original)
         say(f"{source.count} pictures ({source.name}), {preset}, {recipe.steps} steps, into {folder.path}")
-        if not qat and precision == "fp32" and fabric.device.type == "cpu" and "amx_bf16" in cpu().features:
-            say("This processor multiplies BF16 itself (AMX): --precision bf16 trains faster.")
+        begins = not qat and not (folder.path / "last.pt").exists()
+        if begins and precision == "fp32" and fabric.device.type == "cpu" and "amx_bf16" in cpu().features:
+            say("This processor multiplies BF16 itself (AMX): --precision bf16 may train faster.")
         ending = run(trainer, folder, validate, every, minutes)
     skipped = f", {ending.skipped} of them skipped as not finite" if ending.skipped else ""
     scored = ending.best > float("-inf")

@@ -212,6 +212,8 @@ def read_rgb(path: Path, smallest: int = 1) -> Image:
         image = decode_picture(path.read_bytes())
     except OSError as error:
         raise SourceError(f"{path} cannot be read ({error.strerror}).", "Give a picture file.") from None
+    except MemoryError:
+        raise SourceError(f"There is not enough memory to read {path}.", "Free some, or shrink it.") from None
     if image is None:
         raise SourceError(f"{path} is not a readable picture.", "Give JPEG, PNG, WebP or TIFF.")
     if min(image.shape[:2]) < smallest:

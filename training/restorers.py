@@ -50,7 +50,7 @@ class Restorer(Protocol):
         ...
 
     def memory(self, image: Image) -> int:
-        """Bytes that `frame` may take for a picture; an upper estimate."""
+        """About how many bytes of the machine's memory `frame` takes for a picture; 0 where a GPU's count."""
         ...
 
     def arithmetic(self) -> str:
@@ -91,7 +91,8 @@ class NetworkRestorer:
         return False
 
     def memory(self, image: Image) -> int:
-        return image.shape[0] * image.shape[1] * bytes_per_pixel(vars(self.network.config))
+        here = self.device == "cpu"
+        return here * image.shape[0] * image.shape[1] * bytes_per_pixel(vars(self.network.config))
 
     def arithmetic(self) -> str:
         return ""
@@ -132,9 +133,10 @@ class BackendRestorer:
         return bool(largest) and not any(height <= size.height and width <= size.width for size in largest)
 
     def memory(self, image: Image) -> int:
-        fixed = self.backend.manifest.fixed_size
-        height, width = (fixed.height, fixed.width) if fixed else image.shape[:2]
-        return height * width * bytes_per_pixel(self.backend.manifest.config)
+        # Of a fixed graph it does not depend on the picture; there is nothing to warn of.
+        if not self.backend.name.endswith(":CPU") or self.backend.manifest.fixed_size:
+            return 0
+        return image.shape[0] * image.shape[1] * bytes_per_pixel(self.backend.manifest.config)
 
     def arithmetic(self) -> str:
         return self.backend.arithmetic()

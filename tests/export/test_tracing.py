@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -89,10 +90,11 @@ def test_damage_and_a_cache_that_cannot_be_written_cost_time_and_nothing_else(
     graph = exported(network())
     (path,) = kept.iterdir()
     whole = path.read_bytes()
-    for damage in (whole[:-1000], b"", b"no graph"):
+    flipped = bytearray(whole)
+    flipped[whole.index(b"Conv")] ^= 1  # still a graph, of other nodes
+    for damage in (whole[:-6], whole[:1000], b"", bytes(flipped)):
         path.write_bytes(damage)
         assert tracing._read(path) is None
-    path.write_bytes(whole[:1000])
     assert exported(network()) == graph
     assert path.read_bytes() == whole
     assert len(asked) == 2
@@ -144,11 +146,34 @@ def test_networks_that_were_changed_from_outside_are_traced_anew() -> None:
     def told(net: nn.Module) -> str:
         return fingerprint(DeployNet(net, SIZE).eval(), SIZE)
 
-    hooked, patched, double = network(), network(), network().double()
+    hooked, patched, padded, double = network(), network(), network(), network().double()
     hooked.stage_in.register_forward_hook(lambda module, inputs, result: result)
     patched.stage_in.forward = lambda *inputs: inputs  # type: ignore[method-assign]
-    foreign = Foreign(NET).eval()
-    assert told(hooked) == told(patched) == told(double) == told(foreign) == ""
+    convolution = padded.stage_in.shallow.conv_in
+    convolution._conv_forward = lambda x, weight, bias: x  # type: ignore[method-assign]
+    changed = [hooked, patched, padded, double, Foreign(NET).eval(), nn.Sequential(nn.Conv2d(3, 3, 1))]
+    assert [told(net) for net in changed] == [""] * len(changed)
+    everywhere = nn.modules.module.register_module_forward_hook(lambda module, inputs, result: result)
+    assert told(network()) == ""
+    everywhere.remove()
+    assert told(network()) != ""
+
+
+def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch, asked: list[Size | None]) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(tracing, "folder", homeless)
+    assert exported(network())
+    assert len(asked) == 1
+
+
+def test_the_oldest_traces_go(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracing, "MOST", 2)
+    for i in range(4):
+        tracing._keep(kept / f"{i}.trace", onnx.ModelProto(producer_name=str(i)))
+        os.utime(kept / f"{i}.trace", (i, i))
+    assert {path.name for path in kept.iterdir()} == {"2.trace", "3.trace"}
 
 
 def test_a_network_of_ones_own_is_never_kept(kept: Path) -> None:

@@ -154,9 +154,13 @@ except SourceError as error:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits and reads memory as Linux does")
-def test_a_picture_that_memory_does_not_hold_is_not_called_unreadable(tmp_path: Path) -> None:
-    large, small = tmp_path / "large.png", tmp_path / "small.png"
-    Pictures.new("L", (12_000, 12_000)).save(large, compress_level=1)
+@pytest.mark.parametrize("options", [("PNG", {}), ("JPEG", {"progressive": True})], ids=lambda o: o[0])
+def test_a_picture_that_memory_does_not_hold_is_not_called_unreadable(
+    options: tuple[str, dict[str, object]], tmp_path: Path
+) -> None:
+    large, small = tmp_path / "large", tmp_path / "small.png"
+    kind, more = options
+    Pictures.new("L", (12_000, 12_000)).save(large, kind, compress_level=1, **more)
     Pictures.new("RGB", (8, 8)).save(small)
     done = subprocess.run(
         [sys.executable, "-c", SHORT, large, small], capture_output=True, text=True, timeout=120, check=True

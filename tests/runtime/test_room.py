@@ -82,6 +82,7 @@ def test_tiles_grow_with_memory_between_two_bounds() -> None:
         "full", "", "SDPSFNet", {"features": 40, "scale_orb": 16}, "fp32", "dynamic", (), (), ""
     )
     assert bytes_per_pixel(full.config) > 4 * bytes_per_pixel(nano().config)
+    assert bytes_per_pixel({"features": [32, 64]}) == bytes_per_pixel({}) == bytes_per_pixel(full.config)
 
 
 CODE = """
