@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -46,6 +47,15 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path / "traces"
 
 
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
+    """The graph of the network of seed 0 as the tracer was asked for it, and the folder with its trace."""
+    where = tmp_path_factory.mktemp("kept") / "traces"
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(tracing, "folder", lambda: where)
+        return exported(network()), where
+
+
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Size | None]:
     """Grows by one whenever PyTorch's tracer is asked."""
@@ -60,13 +70,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Size | None]:
     return calls
 
 
-def test_the_second_network_of_a_kind_is_not_traced(kept: Path, asked: list[Size | None]) -> None:
+def test_the_second_network_of_a_kind_is_not_traced(
+    traced: tuple[bytes, Path], kept: Path, asked: list[Size | None]
+) -> None:
     first, other = network(0), network(1)
-    graph = exported(first)
+    graph, where = traced
+    shutil.copytree(where, kept)
     assert exported(first) == graph, "to the byte"
     picture = np.random.default_rng(0).integers(0, 256, (SIZE.height, SIZE.width, 3), dtype=np.uint8)
     made = onnx.load_model_from_string(exported(other))
-    assert len(asked) == 1
+    assert not asked
     result = restore(open_session(made), picture)
     assert np.abs(result.astype(int) - pytorch(other, picture)).max() <= 1
     assert np.abs(result.astype(int) - pytorch(first, picture)).max() > 1
@@ -85,9 +98,10 @@ def pytorch(net: nn.Module, picture: Image) -> Image:
 
 
 def test_damage_and_a_cache_that_cannot_be_written_cost_time_and_nothing_else(
-    kept: Path, asked: list[Size | None]
+    traced: tuple[bytes, Path], kept: Path, asked: list[Size | None]
 ) -> None:
-    graph = exported(network())
+    graph, where = traced
+    shutil.copytree(where, kept)
     (path,) = kept.iterdir()
     whole = path.read_bytes()
     flipped = bytearray(whole)
@@ -97,11 +111,12 @@ def test_damage_and_a_cache_that_cannot_be_written_cost_time_and_nothing_else(
         assert tracing._read(path) is None
     assert exported(network()) == graph
     assert path.read_bytes() == whole
-    assert len(asked) == 2
+    assert len(asked) == 1
     path.unlink()
     kept.rmdir()
     kept.write_text("a file where the folder should be")
-    assert exported(network()) == graph
+    assert tracing._read(path) is None
+    tracing._keep(path, onnx.load_model_from_string(graph))
     assert kept.is_file()
 
 
@@ -159,13 +174,14 @@ def test_networks_that_were_changed_from_outside_are_traced_anew() -> None:
     assert told(network()) != ""
 
 
-def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch, asked: list[Size | None]) -> None:
+def test_without_a_home_there_is_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 
+    deploy = DeployNet(network(), SIZE).eval()
+    assert tracing._place(deploy, SIZE)
     monkeypatch.setattr(tracing, "folder", homeless)
-    assert exported(network())
-    assert len(asked) == 1
+    assert tracing._place(deploy, SIZE) is None
 
 
 def test_the_oldest_traces_go(kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
