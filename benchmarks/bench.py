@@ -24,6 +24,7 @@ from sdps.core.samples import PICTURE, sample
 from sdps.core.spec import Size
 from sdps.model.checkpoint import load_checkpoint
 from sdps.model.zoo import find_weights
+from sdps.runtime.picture_source import read_picture
 from sdps.runtime.tiling import begin, restore
 
 DEFAULT_SIZE = Size(256, 256)
@@ -93,7 +94,7 @@ def run(plan: Plan, progress: Progress = lambda step, done, total: None) -> Repo
         notes = [*field.notes, *_doubts(field.contenders, manifest)]
         restores = {c.name: partial(restore, c.backend) for c in field.contenders}
 
-        picture = quality.cut(quality.read_picture(pictures[0]), size)
+        picture = quality.cut(read_picture(pictures[0], quality.SMALLEST), size)
         total = plan.rounds or (ROUNDS if plan.budget_s is None else None)
         samples = interleave(
             {name: partial(call, picture) for name, call in restores.items()},

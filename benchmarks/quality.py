@@ -17,7 +17,7 @@ from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
 from sdps.core.metrics import psnr, ssim
 from sdps.core.spec import Size
-from sdps.runtime.picture_source import decode_picture
+from sdps.runtime.picture_source import read_picture
 from sdps.runtime.sources import PICTURES
 
 SMALLEST = 8
@@ -84,27 +84,6 @@ def truth_files(pictures: Sequence[Path], folder: Path) -> list[Path]:
     return [by_stem[path.stem] for path in pictures]
 
 
-def read_picture(path: Path) -> Image:
-    """(H, W, 3) uint8 RGB.
-
-    Raises:
-        SourceError: the file is no readable picture, or under 8 pixels on a side.
-    """
-    try:
-        image = decode_picture(path.read_bytes())
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}).", "Give a picture file.") from None
-    except MemoryError:
-        raise SourceError(f"There is not enough memory to read {path}.", "Free some, or shrink it.") from None
-    if image is None:
-        raise SourceError(f"{path} is no readable picture.", "Give JPEG, PNG, WebP or TIFF.")
-    if min(image.shape[:2]) < SMALLEST:
-        raise SourceError(
-            f"{path} has only {image.shape[0]}x{image.shape[1]} pixels.", f"Each side needs {SMALLEST}."
-        )
-    return image
-
-
 def cut(image: Image, size: Size) -> Image:
     """The middle `size` of a picture, mirrored outwards where the picture is smaller."""
     missing = [
@@ -133,7 +112,8 @@ def load_samples(
         SourceError: a picture is unreadable, or its ground truth has another size.
     """
     for i, path in enumerate(pictures):
-        image, truth = read_picture(path), read_picture(truths[i]) if truths else None
+        image = read_picture(path, SMALLEST)
+        truth = read_picture(truths[i], SMALLEST) if truths else None
         if truth is not None and truth.shape != image.shape:
             raise SourceError(
                 f"{truths[i]} is not of the size of {path}.",

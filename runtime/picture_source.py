@@ -97,6 +97,27 @@ class PictureSource:
         self.files = []
 
 
+def read_picture(path: Path, smallest: int = 1) -> Image:
+    """A picture file as (H, W, 3) uint8 RGB; see `decode_picture`.
+
+    Raises:
+        SourceError: it cannot be read, memory does not hold it, or a side is under `smallest` pixels.
+    """
+    try:
+        image = decode_picture(path.read_bytes())
+    except OSError as error:
+        raise SourceError(f"{path} cannot be read ({error.strerror}).", "Give a picture file.") from None
+    except MemoryError:
+        raise SourceError(f"There is not enough memory to read {path}.", "Free some, or shrink it.") from None
+    if image is None:
+        raise SourceError(f"{path} is not a readable picture.", "Give JPEG, PNG, WebP or TIFF.")
+    if min(image.shape[:2]) < smallest:
+        raise SourceError(
+            f"{path} has only {image.shape[0]}x{image.shape[1]} pixels.", f"Each side needs {smallest}."
+        )
+    return image
+
+
 def decode_picture(data: bytes) -> Image | None:
     """An encoded picture as (H, W, 3) uint8 RGB, turned as its EXIF says; None if it is none.
 

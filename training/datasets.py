@@ -11,7 +11,7 @@ What is understood (NETWORK.md; the sets differ, and mirrors of them differ agai
 - names: equal in both folders, whatever the suffix, or `rain-NNN` or `norain-NNNx2` for
   `norain-NNN`. Hidden files and RainTrainL's layers of rain alone are passed over.
 
-Nothing is read but names here; `check_pairs`, `scene_hash` and `read_rgb` look at the pictures.
+Nothing is read but names here; `check_pairs`, `scene_hash` and `read_picture` look at the pictures.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import numpy as np
 from sdps.core.console import need
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
-from sdps.runtime.picture_source import MAX_PIXELS, READERS, decode_picture
+from sdps.runtime.picture_source import MAX_PIXELS, READERS, read_picture
 from sdps.runtime.sources import PICTURES
 
 INPUTS = ("input", "rainy", "rain", "rain/X2", "rain/x2", "lq", "rainy_image")
@@ -193,7 +193,7 @@ def scene_hash(path: Path) -> int | None:
     try:
         with path.open("rb") as stream:
             if stream.read(2) != b"\xff\xd8":
-                return difference_hash(read_rgb(path))
+                return difference_hash(read_picture(path))
             stream.seek(0)
             picture = pillow.JpegImageFile(stream)
             picture.draft("RGB", (72, 64))
@@ -202,34 +202,13 @@ def scene_hash(path: Path) -> int | None:
         return None
 
 
-def read_rgb(path: Path, smallest: int = 1) -> Image:
-    """A picture as (H, W, 3) uint8 RGB; grey becomes RGB, 16 bits are rounded to 8.
-
-    Raises:
-        SourceError: it cannot be read, or a side is under `smallest` pixels.
-    """
-    try:
-        image = decode_picture(path.read_bytes())
-    except OSError as error:
-        raise SourceError(f"{path} cannot be read ({error.strerror}).", "Give a picture file.") from None
-    except MemoryError:
-        raise SourceError(f"There is not enough memory to read {path}.", "Free some, or shrink it.") from None
-    if image is None:
-        raise SourceError(f"{path} is not a readable picture.", "Give JPEG, PNG, WebP or TIFF.")
-    if min(image.shape[:2]) < smallest:
-        raise SourceError(
-            f"{path} has only {image.shape[0]}x{image.shape[1]} pixels.", f"Each side needs {smallest}."
-        )
-    return image
-
-
 def read_pair(pair: Pair, smallest: int = 1) -> tuple[Image, Image]:
     """The rainy and the clean picture, (H, W, 3) uint8 RGB each, of one size.
 
     Raises:
         SourceError: one of them cannot be read, or they differ in size.
     """
-    rainy, clean = read_rgb(pair.rainy, smallest), read_rgb(pair.clean, smallest)
+    rainy, clean = read_picture(pair.rainy, smallest), read_picture(pair.clean, smallest)
     if rainy.shape != clean.shape:
         raise SourceError(
             f"{pair.rainy} has {rainy.shape[0]}x{rainy.shape[1]} pixels, "

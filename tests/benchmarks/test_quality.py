@@ -16,6 +16,7 @@ from sdps.benchmarks.quality import INPUT, Sample, assess, picture_drift
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
 from sdps.core.spec import Size
+from sdps.runtime.picture_source import read_picture
 
 Picture = Callable[[int, int], Image]
 
@@ -76,7 +77,7 @@ def test_without_truth_there_is_no_score(picture: Picture) -> None:
 
 def test_pictures_come_back_as_they_were_saved(tmp_path: Path, picture: Picture) -> None:
     save(tmp_path / "ü b.png", picture(24, 36))
-    assert np.array_equal(quality.read_picture(tmp_path / "ü b.png"), picture(24, 36))
+    assert np.array_equal(read_picture(tmp_path / "ü b.png"), picture(24, 36))
 
 
 def test_truth_is_found_by_name_whatever_the_suffix(tmp_path: Path, picture: Picture) -> None:
@@ -109,7 +110,7 @@ def test_truth_of_another_size_is_refused(tmp_path: Path, picture: Picture) -> N
 def test_a_file_that_is_no_picture_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(SourceError, match=r"a\.png"):
-        quality.read_picture(tmp_path / "a.png")
+        read_picture(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(

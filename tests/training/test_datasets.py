@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from sdps.core.errors import SourceError, UsageError
+from sdps.runtime.picture_source import read_picture
 from sdps.training.datasets import (
     check_pairs,
     difference_hash,
     pair_up,
     read_pair,
-    read_rgb,
     recognise,
     refuse,
     scene_hash,
@@ -198,15 +198,15 @@ def test_grey_and_16_bit_pictures_become_8_bit_rgb(tmp_path: Path) -> None:
     deep = (np.arange(12 * 20 * 3, dtype=np.uint32) * 65535 // 719).astype(np.uint16).reshape(12, 20, 3)
     for name, image in (("grey.png", grey), ("deep.png", deep)):
         (tmp_path / name).write_bytes(cv2.imencode(".png", image)[1].tobytes())
-    assert np.array_equal(read_rgb(tmp_path / "grey.png")[:, :, 1], grey)
-    read = read_rgb(tmp_path / "deep.png")
+    assert np.array_equal(read_picture(tmp_path / "grey.png")[:, :, 1], grey)
+    read = read_picture(tmp_path / "deep.png")
     assert read.dtype == np.uint8 and np.abs(read[:, :, ::-1] - deep / 257).max() <= 0.51
 
 
 def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
     (tmp_path / "cut.png").write_bytes(b"\x89PNG\r\n\x1a\n")
     with pytest.raises(SourceError, match=r"cut\.png is not a readable picture"):
-        read_rgb(tmp_path / "cut.png")
+        read_picture(tmp_path / "cut.png")
 
 
 @pytest.mark.parametrize("files", [[], ["photos/1.png"], ["input/1.png", "target/2.png"]])
