@@ -113,7 +113,7 @@ def paces(
         provider: The runtime's provider.
         threads: CPU threads; 0 leaves it to the engine.
         rounds: Samples of each.
-        say: Told what is going on: the first export of each takes half a minute and more.
+        say: Told what is going on, which takes long.
 
     Raises:
         UsageError: there is no such provider here.

@@ -34,7 +34,7 @@ MOST_FRAMES = 96
 MOST_RAINED = 32
 """Photographs that rain is rendered on; each of them gives a picture for every look."""
 MOST_FILES = 1024
-"""Pictures of a folder that are looked at: Rain13K's 13,712 pairs take half an hour to read twice."""
+"""Pictures of a folder that are looked at, each of them twice; Rain13K has 13,712 pairs."""
 NAMED = 3
 """Files that a note names before it counts the rest."""
 
@@ -104,9 +104,9 @@ def _holds_pictures(folder: Path) -> bool:
 def _folder(folder: Path) -> Origin:
     pairs, notes = _pairs(folder)
     if pairs is None:
-        files = _spread(sorted(path for path in folder.iterdir() if _is_picture(path)), MOST_FILES, notes)
+        files = _draw(sorted(path for path in folder.iterdir() if _is_picture(path)), MOST_FILES, notes)
         return Origin(str(folder), "files", [_file(path.name, path, None) for path in files], notes)
-    pairs = _spread(pairs, MOST_FILES, notes, "pairs")
+    pairs = _draw(pairs, MOST_FILES, notes, "pairs")
     one = len({pair.rainy.parent for pair in pairs}) == 1
     entries = [
         _file(pair.rainy.name if one else str(pair.rainy.relative_to(folder)), pair.rainy, pair.clean)
@@ -123,11 +123,11 @@ def _rained_folder(folder: Path) -> Origin:
             f"There are no photographs in {folder}.", f"Give a folder of clean ones: --calib {RAINED}DIR."
         )
     notes: list[str] = []
-    files = _spread(files, MOST_RAINED, notes, "photographs")
+    files = _draw(files, MOST_RAINED, notes, "photographs")
     return Origin(f"{RAINED}{folder}", "rained", with_rain(folder, files), notes)
 
 
-def _spread(files: list[T], most: int, notes: list[str], what: str = "pictures") -> list[T]:
+def _draw(files: list[T], most: int, notes: list[str], what: str = "pictures") -> list[T]:
     """At most so many, drawn by chance and always the same, which a note says.
 
     By chance, because every n-th of a folder may be of one rain or one camera.

@@ -1,8 +1,8 @@
 """PyTorch's tracer, without its chatter, and asked once for each kind of network.
 
-Tracing takes seconds for a small network and minutes for the paper's, whatever its weights are. So what
-the tracer made of an SD-PSFNet is kept, without weights, and given those of the next network of the same
-shape. `sdps-export` compares what it writes with PyTorch, a kept trace or not.
+Tracing is slow, and what it makes does not depend on the weights. So what the tracer made of an SD-PSFNet
+is kept, without weights, and given those of the next network of the same shape. `sdps-export` compares
+what it writes with PyTorch, a kept trace or not.
 """
 
 from __future__ import annotations
@@ -199,18 +199,17 @@ def _trace(deploy: DeployNet, size: Size | None) -> onnx.ModelProto:
     if size is None:
         n, h, w = (torch.export.Dim(name, min=1, max=4096) for name in ("n", "h", "w"))
         shapes = ({0: n, 1: stride * h, 2: stride * w, 3: torch.export.Dim.STATIC},)
-    with quiet():
-        program = torch.onnx.export(
-            deploy,
-            (picture,),
-            input_names=[INPUT],
-            output_names=[OUTPUT],
-            opset_version=OPSET,
-            dynamic_shapes=shapes,
-            dynamo=True,
-            verbose=False,
-            optimize=False,
-        )
+    program = torch.onnx.export(
+        deploy,
+        (picture,),
+        input_names=[INPUT],
+        output_names=[OUTPUT],
+        opset_version=OPSET,
+        dynamic_shapes=shapes,
+        dynamo=True,
+        verbose=False,
+        optimize=False,
+    )
     assert program is not None
     return program.model_proto
 

@@ -91,8 +91,9 @@ class NetworkRestorer:
         return False
 
     def memory(self, image: Image) -> int:
-        here = self.device == "cpu"
-        return here * image.shape[0] * image.shape[1] * bytes_per_pixel(vars(self.network.config))
+        if self.device != "cpu":
+            return 0
+        return image.shape[0] * image.shape[1] * bytes_per_pixel(vars(self.network.config))
 
     def arithmetic(self) -> str:
         return ""
