@@ -121,6 +121,7 @@ class QuantisedConv(nn.Module):
         self.weight, self.bias = first.weight, first.bias
         self.transposed = isinstance(first, nn.ConvTranspose2d)
         self.stride, self.padding = first.stride, first.padding
+        self.halves = first.stride == (2, 2) and first.kernel_size == (1, 1)
         self.parts = tuple(parts)
         for part, exponent in parts.items():
             setattr(self, f"log_step{part}", exponent)
@@ -146,6 +147,8 @@ class QuantisedConv(nn.Module):
             weight = torch.cat([round_weight(weight[:, part], 0) for part in _CHANNELS.values()], 1)
         if self.transposed:
             return F.conv_transpose2d(x, weight, bias, stride=self.stride)
+        if self.halves and self.training:  # as psfnet.HalvingConv, and for its reason
+            return F.conv2d(x[:, :, ::2, ::2], weight, bias)
         return F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
 
     def _folded(self) -> tuple[Tensor, Tensor | None]:

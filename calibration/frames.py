@@ -145,7 +145,7 @@ def build_set(
             f"Give a multiple of {stride}, at least {least}, with --calib-size.",
         )
     source = open_origin(origin)
-    kept_apart, unread = ([], []) if held_out is None else hashes_below(held_out)
+    kept_apart, unread = ([], []) if held_out is None else hashes_below(held_out, step)
     notes = list(source.notes)
     usable, hashes, different = _survey(source, side, notes, _ticks(READING, len(source.entries), step))
     told = {entry.name: digits for entry, digits in zip(usable, hashes, strict=True) if digits}
@@ -156,9 +156,11 @@ def build_set(
         notes.append(f"None of its pictures is among the {len(kept_apart)} of {held_out}.")
         if unread:
             notes.append(f"Of {held_out}, {len(unread)} could not be read and compared: {_named(unread)}.")
-    if (names := len({entry.name for entry in usable})) < 2:
+    names, looked_at = (len({entry.name for entry in some}) for some in (usable, source.entries))
+    if names < 2:
         raise UsageError(
-            f"{origin} has {names} pictures of at least {side}x{side} pixels; two are the least.",
+            f"Of the {looked_at} pictures of {origin} that were looked at, {names} can be read and have "
+            f"{side}x{side} pixels; two are the least.",
             "One serves to calibrate, another to verify. Give more, or smaller crops with --calib-size.",
         )
     calibrate, verify = _split(source, usable, hashes, different, notes)

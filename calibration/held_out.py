@@ -13,10 +13,12 @@ from pathlib import Path
 import numpy as np
 
 from sdps.calibration.entry import PICTURES
+from sdps.calibration.observe import Step
 from sdps.core.console import need
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 
+HELD_OUT = "Reading what you evaluate on"
 NEAR = 10
 """Bits, of 64, in which two hashes of one picture may differ; those of others differ in about 32."""
 
@@ -45,25 +47,30 @@ def perceptual_hash(image: Image) -> str:
     return str(imagehash.phash(pil.fromarray(image)))
 
 
-def hashes_below(folder: Path) -> tuple[list[str], list[str]]:
+def hashes_below(folder: Path, step: Step = lambda *_: None) -> tuple[list[str], list[str]]:
     """The hash of every picture in a folder and those below it, and the names of what cannot be read.
+
+    Args:
+        folder: Where they lie.
+        step: Told how far it is.
 
     Raises:
         UsageError: there is no such folder, or no readable picture in it.
     """
     cv2 = need("cv2")
     hashes, unread = [], []
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in PICTURES and path.is_file():
-            try:
-                # A hash is of 32x32 pixels: read at half the size, which JPEG does fast.
-                bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)
-            except (OSError, cv2.error):
-                bgr = None
-            if bgr is None:
-                unread.append(path.name)
-            elif int(bgr.max()) > int(bgr.min()):
-                hashes.append(perceptual_hash(np.ascontiguousarray(bgr[:, :, ::-1])))
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
+    for done, path in enumerate(files, 1):
+        try:
+            # A hash is of 32x32 pixels: read at half the size, which JPEG does fast.
+            bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_REDUCED_COLOR_2)
+        except (OSError, cv2.error):
+            bgr = None
+        if bgr is None:
+            unread.append(path.name)
+        elif int(bgr.max()) > int(bgr.min()):
+            hashes.append(perceptual_hash(np.ascontiguousarray(bgr[:, :, ::-1])))
+        step(HELD_OUT, done, len(files))
     if not hashes:
         raise UsageError(f"There are no pictures in {folder}.", "Give the folder that you evaluate on.")
     return hashes, unread

@@ -18,8 +18,7 @@ import numpy as np
 from sdps.calibration.entry import PICTURES, Entry, Picture, UnequalError, UnreadableError
 from sdps.calibration.rained import fetched_with_rain, with_rain
 from sdps.core.artifact import sha256_of
-from sdps.core.console import need
-from sdps.core.errors import UsageError
+from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
 
 if TYPE_CHECKING:
@@ -160,14 +159,16 @@ def _bytes(path: Path) -> bytes:
 
 
 def _decode(data: bytes, path: Path) -> Image:
-    cv2 = need("cv2")
+    """As `sdps-run` will see it."""
+    from sdps.runtime.picture_source import decode_picture
+
     try:
-        bgr: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # nothing in it, or too large
-        bgr = None
-    if bgr is None:
+        image = decode_picture(data)
+    except MemoryError:
+        raise SourceError(f"There is not enough memory to read {path}.", "Free some, or shrink it.") from None
+    if image is None:
         raise UnreadableError(path)
-    return np.ascontiguousarray(bgr[:, :, ::-1])
+    return image
 
 
 def _pairs(folder: Path) -> tuple[list[Files] | None, list[str]]:

@@ -48,8 +48,8 @@ class SDPSFNetConfig:
         return tuple(self.features + i * self.scale_unet for i in range(3))  # type: ignore[return-value]
 
 
-def conv(inputs: int, outputs: int, kernel: int, *, stride: int = 1, bias: bool = False) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=kernel // 2, bias=bias)
+def conv(inputs: int, outputs: int, kernel: int, *, bias: bool = False) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
 
 
 def spatial_mean(x: Tensor) -> Tensor:
@@ -131,12 +131,28 @@ class ShallowFeature(nn.Module):
         return self.conv_out(h)  # [B,outputs,H,W]
 
 
+class HalvingConv(nn.Conv2d):
+    """1x1 convolution of every second pixel.
+
+    While it trains, the pixels are picked first: in channels-last, the backward pass of oneDNN's strided 1x1
+    convolution writes past its memory where channels are no multiple of 16 (PyTorch 2.13, AVX-512).
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 1, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return F.conv2d(x[:, :, ::2, ::2], self.weight)
+        return super().forward(x)
+
+
 class Down(nn.Module):
     """Halves the map: strided 1x1, then 1x1 to C + S channels."""
 
     def __init__(self, channels: int, scale: int) -> None:
         super().__init__()
-        self.stride = conv(channels, channels, 1, stride=2)
+        self.stride = HalvingConv(channels, channels)
         self.widen = conv(channels, channels + scale, 1)
 
     def forward(self, x: Tensor) -> Tensor:

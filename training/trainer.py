@@ -103,10 +103,7 @@ class Trainer:
                     f"{batch} patches a step cannot be shared among {fabric.world_size} processes.",
                     f"Use --batch {fabric.world_size * max(1, batch // fabric.world_size)}.",
                 )
-        # On the CPU it is no faster, and its backward crashes on maps of one channel.
-        self.layout = torch.channels_last if fabric.device.type == "cuda" else torch.contiguous_format
-        anything: Any = network  # PyTorch's stubs of `to` lack this form in some versions
-        anything.to(memory_format=self.layout)
+        self._channels_last(network)
         optimiser = torch.optim.AdamW(parameter_groups(network), lr=recipe.rate, betas=(0.9, 0.999))
         # Compiling fuses what stands between the convolutions; it takes minutes, once per patch size.
         rounding = rounds(network)
@@ -117,6 +114,7 @@ class Trainer:
         self.teacher: Any = None
         if teacher is not None:
             frozen = copy.deepcopy(teacher).eval().requires_grad_(False).to(fabric.device)
+            self._channels_last(frozen)
             self.teacher = torch.compile(frozen) if compiled else frozen
         self.average = {key: value.detach().clone() for key, value in network.named_parameters()}
         self.loss = StageLoss(recipe.edge, recipe.frequency, recipe.decibels).to(fabric.device)
@@ -144,7 +142,7 @@ class Trainer:
         for group in self.optimiser.param_groups:
             group["lr"] = recipe.learning_rate(self.position) * group.get("pace", 1.0)
         rainy, clean = (part.to(fabric.device, non_blocking=True) for part in self._batch())
-        seen = normalise(rainy).contiguous(memory_format=self.layout)
+        seen = normalise(rainy).contiguous(memory_format=torch.channels_last)
         outputs = self.forward(seen)
         loss = self._loss(outputs, seen, clean)
         self.optimiser.zero_grad(set_to_none=True)
@@ -222,6 +220,11 @@ class Trainer:
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step, self.skipped, self.clock = state["step"], state["skipped"], Clock(**state["clock"])
         self.ahead = None
+
+    def _channels_last(self, network: Any) -> None:  # PyTorch's stubs of `to` lack this form in some versions
+        """Lays the weights out as the patches are; a CPU does it on the way at no cost that counts."""
+        if self.fabric.device.type == "cuda":
+            network.to(memory_format=torch.channels_last)
 
     def _space(self, output: Tensor) -> Tensor:
         """An output of the network in the space that pictures are compared in."""

@@ -19,6 +19,7 @@ from sdps.calibration.fake_quant import (
     fake_quantise,
     rounds,
 )
+from sdps.model.psfnet import HalvingConv
 
 STEP = 0.0625
 
@@ -92,3 +93,18 @@ def test_compiled_rounding_rounds_alike() -> None:
             results.append([y.detach(), *(p.grad for p in one.parameters())])
         for eager, compiled in zip(*results, strict=True):
             torch.testing.assert_close(eager, compiled, rtol=1e-4, atol=1e-6)
+
+
+def test_what_halves_trains_as_it_runs() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(HalvingConv(8, 8), nn.Conv2d(8, 12, 1))  # folded into one layer
+    attach(network, [Site("0", "x", ("0", "1"))], {"0": STEP})
+    x = torch.randn(2, 8, 64, 66) * 5
+    results = []
+    for training in (False, True):
+        network.train(training).zero_grad()
+        (y := network(x)).square().mean().backward()
+        results.append([y.detach(), *(p.grad for p in network.parameters())])
+    assert results[0][0].shape == (2, 12, 32, 33)
+    for plain, picked in zip(*results, strict=True):
+        torch.testing.assert_close(plain, picked)

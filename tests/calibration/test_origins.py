@@ -13,9 +13,10 @@ import pytest
 from sdps.calibration import origins
 from sdps.calibration.frames import CHOOSING, READING, CalibrationSet, build_set
 from sdps.calibration.grouping import scenes, split_film, split_groups
-from sdps.calibration.held_out import perceptual_hash
+from sdps.calibration.held_out import HELD_OUT, perceptual_hash
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
+from sdps.runtime.picture_source import read_picture
 from sdps.runtime.video_source import VideoSource
 
 
@@ -251,7 +252,7 @@ def test_rain_falls_on_photographs_of_ones_own(tmp_path: Path, monkeypatch: pyte
     assert build_set(f"photos:{tmp_path / 'mine'}", side=64).sha256 == chosen.sha256
     for path in (tmp_path / "mine").rglob("[12].jpg"):
         path.unlink()
-    with pytest.raises(UsageError, match=r"has 1 pictures of at least"):
+    with pytest.raises(UsageError, match=r"were looked at, 1 can be read and have"):
         build_set(f"photos:{tmp_path / 'mine'}", side=64)
     with pytest.raises(UsageError, match=r"no photographs in .*nowhere"):
         build_set(f"photos:{tmp_path / 'nowhere'}", side=64)
@@ -317,7 +318,9 @@ def test_what_is_evaluated_on_is_kept_out(tmp_path: Path) -> None:
         write(mine / f"{i}.png", scene(i))
         write(other / "input" / f"{i + 10}.png", scene(i + 10))
     (other / "input" / "broken.jpg").write_bytes(b"no picture")
-    chosen = build_set(str(mine), side=64, held_out=other)
+    told: list[tuple[str, int, int]] = []
+    chosen = build_set(str(mine), side=64, held_out=other, step=lambda *step: told.append(step))
+    assert told[:5] == [(HELD_OUT, i, 5) for i in range(1, 6)]
     assert any("among the 4 of" in note for note in chosen.notes)
     assert any("1 could not be read and compared: broken.jpg." in note for note in chosen.notes)
     write(other / "target" / "shrunk.jpg", cv2.resize(scene(2), (90, 72), interpolation=cv2.INTER_AREA))
@@ -325,3 +328,14 @@ def test_what_is_evaluated_on_is_kept_out(tmp_path: Path) -> None:
         build_set(str(mine), side=64, held_out=other, allow_overlap=True)
     with pytest.raises(UsageError, match="no pictures in"):
         build_set(str(mine), side=64, held_out=tmp_path / "none")
+
+
+def test_pictures_are_seen_as_the_runtime_sees_them(tmp_path: Path) -> None:
+    for i in range(2):  # of 16 bits, which may be rounded to 8 or cut off
+        deep = scene(i).astype(np.uint16) * 257
+        deep[deep < 65535 - 200] += 200
+        assert cv2.imwrite(str(tmp_path / f"{i}.png"), deep[:, :, ::-1])
+    chosen = build_set(str(tmp_path), side=64)
+    crop = chosen.calibrate[0]
+    seen = read_picture(tmp_path / crop.name)[crop.top : crop.top + 64, crop.left : crop.left + 64]
+    assert np.array_equal(crop.image, seen)

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from sdps.benchmarks import ladder
-from sdps.benchmarks.ladder import NAMES, rungs
+from sdps.benchmarks.ladder import NAMES, paces, rungs
 from sdps.core.errors import UsageError
 from sdps.core.spec import Size
 from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
@@ -104,3 +104,12 @@ def test_names() -> None:
         network_config("tau9")
     with pytest.raises(UsageError, match="no ablation"):
         SDPSFNet(SDPSFNetConfig(ablation="psf"))
+
+
+def test_a_wrong_provider_is_refused_before_anything_is_exported() -> None:
+    said: list[str] = []
+    with pytest.raises(UsageError, match="no provider 'nothing'"):
+        paces(("nano",), provider="nothing", say=said.append)
+    with pytest.raises(UsageError, match="not a checkpoint"):  # a graph is what is timed
+        paces(("nano",), provider="torch", say=said.append)
+    assert not said

@@ -12,6 +12,7 @@ import torch
 
 from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.model.checkpoint import published_names, to_published
+from sdps.model.psfnet import HalvingConv
 
 DATA = Path(__file__).parents[1] / "data"
 SMALL = SDPSFNetConfig(tau=1, features=8, scale_unet=4, scale_orb=4, cabs=2)
@@ -68,3 +69,20 @@ def test_golden_outputs_at_every_stage() -> None:
     assert len(outputs) == 3
     for i, output in enumerate(outputs):
         assert np.abs(output.numpy() - golden[f"out{i}"]).max() < 1e-4
+
+
+def test_halving_trains_as_it_runs() -> None:
+    torch.manual_seed(0)
+    layer = HalvingConv(8, 12)
+    found = []
+    for training, layout in ((False, torch.contiguous_format), (True, torch.channels_last)):
+        torch.manual_seed(1)
+        x = torch.randn(2, 8, 64, 66).contiguous(memory_format=layout).requires_grad_()
+        layer.train(training).zero_grad()
+        y = layer(x)
+        y.square().mean().backward()
+        assert x.grad is not None and layer.weight.grad is not None
+        found.append((y.detach(), x.grad, layer.weight.grad))
+    assert found[0][0].shape == (2, 12, 32, 33)
+    for plain, last in zip(*found, strict=True):
+        torch.testing.assert_close(plain, last)
