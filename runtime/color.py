@@ -39,6 +39,9 @@ class ColorSpec:
         return BT601_PAL if self.matrix == BT601_NTSC else self.matrix
 
 
+# Flags of libswscale, which PyAV takes as whole numbers; it names all of them from release 18 on, which needs
+# Python 3.11.
+BICUBIC, FULL_CHROMA_OUT, FULL_CHROMA_IN, ACCURATE = 1 << 2, 1 << 13, 1 << 14, 1 << 18
 _OF_THREAD = threading.local()
 
 
@@ -53,18 +56,17 @@ def _reformatter() -> VideoReformatter:
 
 def to_rgb(frame: av.VideoFrame, spec: ColorSpec) -> Image:
     """A decoded frame of any format as (H, W, 3) uint8 RGB. Deeper ones are rounded to 8 bits."""
-    from av.video.reformatter import ColorRange, Colorspace, Interpolation
+    from av.video.reformatter import ColorRange, Colorspace
 
     if frame.format.name in ("rgb24", "gray"):
         return cast("Image", frame.to_ndarray(format="rgb24"))
-    exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
     rgb = _reformatter().reformat(
         frame,
         format="rgb24",
         src_colorspace=Colorspace(spec.swscale_matrix),
         src_color_range=ColorRange(spec.range),
         dst_color_range=ColorRange.JPEG,
-        interpolation=exact,
+        interpolation=BICUBIC | ACCURATE | FULL_CHROMA_OUT,
     )
     return cast("Image", rgb.to_ndarray())
 
@@ -72,14 +74,13 @@ def to_rgb(frame: av.VideoFrame, spec: ColorSpec) -> Image:
 def to_yuv(image: Image, pixel_format: str, spec: ColorSpec) -> av.VideoFrame:
     """(H, W, 3) uint8 RGB as a frame in a YUV format."""
     import av
-    from av.video.reformatter import ColorRange, Colorspace, Interpolation
+    from av.video.reformatter import ColorRange, Colorspace
 
-    exact = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
     return _reformatter().reformat(
         av.VideoFrame.from_ndarray(image, format="rgb24"),
         format=pixel_format,
         dst_colorspace=Colorspace(spec.swscale_matrix),
         src_color_range=ColorRange.JPEG,
         dst_color_range=ColorRange(spec.range),
-        interpolation=exact,
+        interpolation=BICUBIC | ACCURATE | FULL_CHROMA_IN,
     )

@@ -188,6 +188,10 @@ class VideoSink:
     def _failure(self, error: Exception) -> SinkError:
         self.broken = True
         if not self.info.live:
+            # Before PyAV 18, a container that is not closed looks for its file once more, and says in a
+            # traceback that it is gone.
+            with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+                self.container.close()
             with contextlib.suppress(OSError):  # the folder may be the very thing that is wrong
                 self.temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", "") or str(error)
