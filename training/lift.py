@@ -74,7 +74,7 @@ def lifted(
     rainy, clean = (
         part.to(device) for part in _patches(source, recipe, len(groups) * sum(mapped.macs.values()))
     )
-    rainy = rainy.contiguous(memory_format=torch.channels_last)  # half as fast again on a CPU
+    rainy = rainy.contiguous(memory_format=torch.channels_last)  # which CPUs are faster at
     with torch.inference_mode():
         reference = denormalise(copy.deepcopy(network).to(device)(rainy)[-1])
         for done, (key, sites) in enumerate(groups.items()):
