@@ -128,6 +128,7 @@ class VideoSink:
             if self.carried:
                 self.carried.copy_until(float(self.last_pts * self.time_base))
         except (av.FFmpegError, OSError) as error:
+            self._let_go()
             raise self._failure(error) from error
         return True
 
@@ -171,12 +172,20 @@ class VideoSink:
             self.container.close()
             self.temporary.replace(self.path)
         except (av.FFmpegError, OSError) as error:
+            self._let_go()
             raise self._failure(error) from error
 
     def discard(self) -> None:
         with contextlib.suppress(av.FFmpegError, OSError, ValueError):
             self.container.close()
         self.temporary.unlink(missing_ok=True)
+
+    def _let_go(self) -> None:
+        """Closes it: before PyAV 18 an open container looks for its file at the end, and if it is gone, a traceback
+        says so."""
+        if not self.info.live:
+            with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+                self.container.close()
 
     def _keep_pieces(self) -> None:
         """After a failed write: what was recorded before it plays, and keeps its name."""
@@ -188,10 +197,6 @@ class VideoSink:
     def _failure(self, error: Exception) -> SinkError:
         self.broken = True
         if not self.info.live:
-            # Before PyAV 18, a container that is not closed looks for its file once more, and says in a
-            # traceback that it is gone.
-            with contextlib.suppress(av.FFmpegError, OSError, ValueError):
-                self.container.close()
             with contextlib.suppress(OSError):  # the folder may be the very thing that is wrong
                 self.temporary.unlink(missing_ok=True)
         reason = getattr(error, "strerror", "") or str(error)
