@@ -181,8 +181,7 @@ class VideoSink:
         self.temporary.unlink(missing_ok=True)
 
     def _let_go(self) -> None:
-        """Closes it: before PyAV 18 an open container looks for its file at the end, and if it is gone, a traceback
-        says so."""
+        """Closes the container; before PyAV 18 an open one says in a traceback that its file is gone."""
         if not self.info.live:
             with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                 self.container.close()
