@@ -128,8 +128,7 @@ class VideoSink:
             if self.carried:
                 self.carried.copy_until(float(self.last_pts * self.time_base))
         except (av.FFmpegError, OSError) as error:
-            self._let_go()
-            raise self._failure(error) from error
+            raise self._failure_while_open(error) from error
         return True
 
     def _fitted(self, image: Image) -> Image:
@@ -172,26 +171,27 @@ class VideoSink:
             self.container.close()
             self.temporary.replace(self.path)
         except (av.FFmpegError, OSError) as error:
-            self._let_go()
-            raise self._failure(error) from error
+            raise self._failure_while_open(error) from error
 
     def discard(self) -> None:
-        with contextlib.suppress(av.FFmpegError, OSError, ValueError):
-            self.container.close()
+        self._shut()
         self.temporary.unlink(missing_ok=True)
-
-    def _let_go(self) -> None:
-        """Closes the container; before PyAV 18 an open one says in a traceback that its file is gone."""
-        if not self.info.live:
-            with contextlib.suppress(av.FFmpegError, OSError, ValueError):
-                self.container.close()
 
     def _keep_pieces(self) -> None:
         """After a failed write: what was recorded before it plays, and keeps its name."""
-        with contextlib.suppress(av.FFmpegError, OSError, ValueError):
-            self.container.close()
+        self._shut()
         with contextlib.suppress(OSError):
             self.temporary.replace(self.path)
+
+    def _shut(self) -> None:
+        """Closes the container, whatever state it is in."""
+        with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+            self.container.close()
+
+    def _failure_while_open(self, error: Exception) -> SinkError:
+        if not self.info.live:  # before PyAV 18 an open container says in a traceback that its file is gone
+            self._shut()
+        return self._failure(error)
 
     def _failure(self, error: Exception) -> SinkError:
         self.broken = True
