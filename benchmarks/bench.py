@@ -20,11 +20,11 @@ from sdps.core.artifact import sha256_of
 from sdps.core.console import need
 from sdps.core.errors import UsageError
 from sdps.core.manifest import GraphManifest
+from sdps.core.pictures import read_picture
 from sdps.core.samples import PICTURE, sample
 from sdps.core.spec import Size
 from sdps.model.checkpoint import load_checkpoint
 from sdps.model.zoo import find_weights
-from sdps.runtime.picture_source import read_picture
 from sdps.runtime.tiling import begin, restore
 
 DEFAULT_SIZE = Size(256, 256)

@@ -16,8 +16,8 @@ from sdps.benchmarks.measurement import Drift, PictureDrift, Truth
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
 from sdps.core.metrics import psnr, ssim
+from sdps.core.pictures import read_picture
 from sdps.core.spec import Size
-from sdps.runtime.picture_source import read_picture
 from sdps.runtime.sources import PICTURES
 
 SMALLEST = 8

@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 
 from sdps.benchmarks.timing import Ratio, interleave, versus
+from sdps.core.console import need
 from sdps.core.errors import SdpsError
 from sdps.core.frame import Image
+from sdps.core.pictures import read_picture
 from sdps.core.samples import PICTURE, sample
 from sdps.core.spec import Size
 from sdps.runtime.color import ColorSpec, to_yuv
@@ -145,9 +147,7 @@ def measure_throughput(
 
 def still(size: Size) -> Image:
     """The bundled rainy photograph, at that size."""
-    import cv2
-
-    bgr = cv2.imdecode(np.frombuffer(sample(PICTURE).read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    assert bgr is not None
-    scaled = cv2.resize(bgr, (size.width, size.height), interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(scaled[:, :, ::-1])
+    cv2 = need("cv2")
+    picture = read_picture(sample(PICTURE))
+    scaled: Image = cv2.resize(picture, (size.width, size.height), interpolation=cv2.INTER_AREA)
+    return scaled

@@ -18,8 +18,9 @@ import numpy as np
 from sdps.calibration.entry import PICTURES, Entry, Picture, UnequalError, UnreadableError
 from sdps.calibration.rained import fetched_with_rain, with_rain
 from sdps.core.artifact import sha256_of
-from sdps.core.errors import SourceError, UsageError
+from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.core.pictures import decode_picture, no_room_for
 
 if TYPE_CHECKING:
     from sdps.training.datasets import Pair as Files
@@ -159,13 +160,10 @@ def _bytes(path: Path) -> bytes:
 
 
 def _decode(data: bytes, path: Path) -> Image:
-    """As `sdps-run` will see it."""
-    from sdps.runtime.picture_source import decode_picture
-
     try:
         image = decode_picture(data)
     except MemoryError:
-        raise SourceError(f"There is not enough memory to read {path}.", "Free some, or shrink it.") from None
+        raise no_room_for(path) from None
     if image is None:
         raise UnreadableError(path)
     return image

@@ -17,8 +17,9 @@ import onnx
 from sdps.core.console import need
 from sdps.core.errors import EngineError, ParityError
 from sdps.core.manifest import OUTPUT
+from sdps.core.pictures import read_picture
 from sdps.core.spec import ShapeRange, Size
-from sdps.export.parity import Bounds, Drift, drift_between, feeds, fit, onnx_session, read_picture
+from sdps.export.parity import Bounds, Drift, drift_between, feeds, fit, onnx_session
 from sdps.export.precision import BFLOAT, narrow_type
 from sdps.export.rehearsal import rehearse
 

@@ -15,8 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sdps.calibration.report import Int8Report
 from sdps.core.artifact import sha256_of
-from sdps.core.errors import UsageError
+from sdps.core.errors import SourceError, UsageError
 from sdps.core.manifest import GraphManifest
+from sdps.core.pictures import read_picture
 from sdps.core.spec import Size
 from sdps.core.version import __version__
 from sdps.export.arch import ArchChoice, load_arch
@@ -24,7 +25,7 @@ from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import REFERENCE
 from sdps.export.int8_job import Int8Job, quantise_network
 from sdps.export.onnx_export import describe, export_graph, manifest_of
-from sdps.export.parity import Drift, measure_drift, read_picture, worst_of
+from sdps.export.parity import Drift, measure_drift, worst_of
 from sdps.export.rewrite import REWRITES
 from sdps.export.tile_means import with_tile_means
 from sdps.model import load_checkpoint
@@ -94,7 +95,10 @@ def run_job(
         CheckpointError, ExportError, ParityError, UsageError: see the steps' own functions.
     """
     step("Loading the checkpoint")
-    image = read_picture(job.picture)
+    try:
+        image = read_picture(job.picture)
+    except SourceError as error:  # it was named by hand
+        raise UsageError(error.message, error.remedy) from None
     network, architecture, config = _load(job)
     space = space_of(network)
     manifest = GraphManifest(

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 
 from sdps.core.console import need
-from sdps.core.errors import ExportError, ParityError, UsageError
+from sdps.core.errors import ExportError, ParityError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, means_input
@@ -100,21 +99,6 @@ def drift_between(label: str, reference: Image, other: Image) -> Drift:
     error = float(np.mean(difference.astype(np.float64) ** 2))
     psnr = math.inf if error == 0 else 10 * math.log10(255**2 / error)
     return Drift(label, psnr, int(difference.max()), float(difference.mean()))
-
-
-def read_picture(path: Path) -> Image:
-    """A picture file as (H, W, 3) uint8 RGB.
-
-    Raises:
-        UsageError: there is no such file, or it is no picture.
-    """
-    if not path.is_file():
-        raise UsageError(f"There is no picture {path}.", "Give the path of a photograph.")
-    cv2 = need("cv2")
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise UsageError(f"{path} is not a picture that can be read.", "Give a JPEG or PNG photograph.")
-    return np.ascontiguousarray(image[:, :, ::-1])
 
 
 def fit(image: Image, size: Size) -> Image:

@@ -28,7 +28,7 @@ import numpy as np
 from sdps.core.console import need
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
-from sdps.runtime.picture_source import MAX_PIXELS, READERS, read_picture
+from sdps.core.pictures import MAX_PIXELS, READERS, read_picture
 from sdps.runtime.sources import PICTURES
 
 INPUTS = ("input", "rainy", "rain", "rain/X2", "rain/x2", "lq", "rainy_image")

@@ -296,7 +296,7 @@ def _go_through(
 
 def _warned(restorer: Restorer, at: str, image: Image) -> bool:
     """Says so if a picture may need more memory than is free; Linux may then end the process unasked."""
-    from sdps.runtime.room import free_memory
+    from sdps.core.free_memory import free_memory
 
     need, free = restorer.memory(image), free_memory()
     if need > free:

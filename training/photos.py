@@ -20,13 +20,12 @@ from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
-import numpy as np
-
 from sdps.core.artifact import sha256_of, write_bytes
 from sdps.core.cache import cache_folder
 from sdps.core.console import need
 from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Image
+from sdps.core.pictures import read_picture
 
 PACKAGE = "gcompris-qt-data"
 VERSION = "3.1-2"
@@ -138,21 +137,14 @@ def load_photo(path: Path, longest: int = 960) -> Image:
     Shrinking hides the compression of the originals, which a network would learn to keep.
 
     Raises:
-        SdpsError: not a readable picture.
+        SourceError: not a readable picture.
     """
-    cv2 = need("cv2")
-    try:
-        bgr = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error:  # an empty file, or a header of more pixels than it takes
-        bgr = None
-    except OSError as error:
-        raise SdpsError(f"{path} cannot be read ({error.strerror}).", "Give a picture file.") from None
-    if bgr is None:
-        raise SdpsError(f"{path} is not a readable picture.")
-    scale = longest / max(bgr.shape[:2])
+    image = read_picture(path)
+    scale = longest / max(image.shape[:2])
     if scale < 1:
-        bgr = cv2.resize(bgr, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
-    return np.ascontiguousarray(bgr[:, :, ::-1])
+        cv2 = need("cv2")
+        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    return image
 
 
 def load_split(split: str, longest: int = 960) -> list[Image]:

@@ -15,8 +15,8 @@ from sdps.benchmarks.measurement import Drift
 from sdps.benchmarks.quality import INPUT, Sample, assess, picture_drift
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
+from sdps.core.pictures import read_picture
 from sdps.core.spec import Size
-from sdps.runtime.picture_source import read_picture
 
 Picture = Callable[[int, int], Image]
 

@@ -16,7 +16,7 @@ from sdps.calibration.grouping import scenes, split_film, split_groups
 from sdps.calibration.held_out import HELD_OUT, perceptual_hash
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
-from sdps.runtime.picture_source import read_picture
+from sdps.core.pictures import read_picture
 from sdps.runtime.video_source import VideoSource
 
 

@@ -82,7 +82,8 @@ def test_garbage_is_one_line(tmp_path: Path) -> None:
         (("--dynamic", "--engine-sizes", "64,128"), "MIN,OPT,MAX"),
         (("--dynamic", "--engine-sizes", "64,256,128"), "rising order"),
         (("--name", "a/b"), "no name for files"),
-        (("--picture", "none.jpg"), "no picture"),
+        (("--picture", "none.jpg"), "none.jpg cannot be read"),
+        (("--picture", __file__), "not a readable picture"),
         (("--workspace", "0"), "workspace"),
     ],
 )

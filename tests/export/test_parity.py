@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import onnx
@@ -12,8 +11,9 @@ import pytest
 import torch
 from onnx import ModelProto, numpy_helper
 
-from sdps.core.errors import ExportError, ParityError, UsageError
+from sdps.core.errors import ExportError, ParityError
 from sdps.core.frame import Image
+from sdps.core.pictures import read_picture
 from sdps.core.samples import PICTURE, sample
 from sdps.core.spec import Size
 from sdps.export.parity import (
@@ -21,7 +21,6 @@ from sdps.export.parity import (
     drift_between,
     fit,
     measure_drift,
-    read_picture,
     require,
     sizes_to_check,
 )
@@ -138,11 +137,3 @@ def test_dynamic_graphs_are_compared_at_two_sizes() -> None:
     sizes = sizes_to_check(np.zeros((1080, 1920, 3), np.uint8), None)
     assert sizes == [Size(216, 384), Size(108, 192)]
     assert sizes_to_check(np.zeros((10, 20, 3), np.uint8), ODD) == [ODD]
-
-
-def test_what_is_no_picture_is_said(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="There is no picture"):
-        read_picture(tmp_path / "none.jpg")
-    (tmp_path / "text.jpg").write_text("not a picture")
-    with pytest.raises(UsageError, match="not a picture"):
-        read_picture(tmp_path / "text.jpg")

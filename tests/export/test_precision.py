@@ -17,11 +17,12 @@ from sdps import __version__
 from sdps.core.errors import ExportError, ParityError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
+from sdps.core.pictures import read_picture
 from sdps.core.samples import PICTURE, sample
 from sdps.core.spec import ShapeRange, Size
 from sdps.export.engine import RTX, build_engine
 from sdps.export.onnx_export import export_graph, manifest_of
-from sdps.export.parity import Bounds, drift_between, fit, measure_drift, read_picture, require
+from sdps.export.parity import Bounds, drift_between, fit, measure_drift, require
 from sdps.export.precision import (
     BFLOAT,
     FLOAT,

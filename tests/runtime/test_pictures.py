@@ -18,9 +18,9 @@ from PIL import Image as Pictures
 
 from sdps.core.errors import SinkError
 from sdps.core.frame import Image
+from sdps.core.pictures import decode_picture
 from sdps.core.samples import PICTURE, sample
 from sdps.runtime.picture_sink import WRITABLE, encode_picture
-from sdps.runtime.picture_source import decode_picture
 from sdps.runtime.sources import PICTURES
 
 MakePicture = Callable[[int, int], Image]

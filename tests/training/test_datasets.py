@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sdps.core.errors import SourceError, UsageError
-from sdps.runtime.picture_source import read_picture
+from sdps.core.pictures import read_picture
 from sdps.training.datasets import (
     check_pairs,
     difference_hash,

@@ -65,7 +65,7 @@ def test_a_picture_that_may_not_fit_is_told_of_before_once(
     pairs = save_pairs(tmp_path / "pairs", picture, [(32, 48), (48, 48)])
     given = checkpoint if model.endswith("safetensors") else model
     assert "GB" not in run(given, pairs, "--protocol", "frame")[2]
-    monkeypatch.setattr("sdps.runtime.room.free_memory", lambda: 1_000_000)
+    monkeypatch.setattr("sdps.core.free_memory.free_memory", lambda: 1_000_000)
     code, _, said = run(given, pairs, "--protocol", "frame")
     assert code == 0
     assert said.count("0.0 are free: should this end without a word, use --protocol paper.") == 1
