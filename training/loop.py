@@ -101,7 +101,10 @@ def train(
         SdpsError: `last.pt` is damaged, or cannot be written.
     """
     with folder.alone(trainer.fabric.is_global_zero):
-        return _train(trainer, folder, validate, every, budget, stop or Stop())
+        try:
+            return _train(trainer, folder, validate, every, budget, stop or Stop())
+        finally:
+            trainer.close()
 
 
 def _train(

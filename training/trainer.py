@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -169,6 +170,14 @@ class Trainer:
         self.clock = self.clock.fitted(self.step, self.recipe.steps, steps_left)
         self.ahead = None  # what was prepared ahead may be of another phase now
 
+    def close(self) -> None:
+        """Ends the processes that prepare batches: they heed no signal, and Python's exit waits for them."""
+        ahead: Any = self.ahead
+        self.ahead = None
+        if ahead is not None:
+            # Not left to the garbage collector: the traceback of an error may hold it until that exit.
+            ahead._shutdown_workers()
+
     def averaged(self) -> SDPSFNet:
         """A network of the averaged weights, in eval mode, on the run's device."""
         network = copy.deepcopy(self.network)
@@ -255,6 +264,7 @@ class Trainer:
                 num_workers=self.workers,
                 prefetch_factor=4,
                 pin_memory=self.fabric.device.type == "cuda",
+                worker_init_fn=_leave_signals_to_the_main_process,
             )
             self.ahead = iter(loader)
         return next(self.ahead)
@@ -265,3 +275,10 @@ class Trainer:
         while True:
             yield step, self.recipe.phase(clock.at(step))
             step += 1
+
+
+def _leave_signals_to_the_main_process(worker: int) -> None:
+    """In a process that prepares batches: Ctrl-C, SLURM and systemd signal it as well, and the main process,
+    which saves then, fails as soon as one of them has died."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)

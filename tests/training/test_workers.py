@@ -1,0 +1,88 @@
+"""Runs whose batches are prepared ahead by processes of their own."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sdps.model import SDPSFNet, SDPSFNetConfig
+from sdps.training.data import PhotoSource, Source
+from sdps.training.loop import Ending, train
+from sdps.training.recipe import Recipe
+from sdps.training.run_folder import RunFolder
+from sdps.training.trainer import Trainer
+
+NET = SDPSFNetConfig(tau=0, features=4, scale_unet=4, scale_orb=4, cabs=1, psf_channels=8)
+ENDLESS = Recipe(steps=10**6, phases=((0.0, 16, 1),), warmup=2, seed=3)
+PHOTOS = PhotoSource([np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)])
+
+
+class Disturbed(Trainer):
+    """Something happens before its third step."""
+
+    happens: Callable[[], object]
+
+    def advance(self) -> float:
+        if self.step == 2:
+            self.happens()
+        return super().advance()
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Iterator[None]:
+    """Python's exit waits for those that are, for ever."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # on a machine of one core
+        yield
+    assert multiprocessing.active_children() == []
+
+
+def run(
+    out: Path,
+    happens: Callable[[], object],
+    source: Source = PHOTOS,
+    workers: int = 2,
+    every: float = math.inf,
+) -> Ending:
+    torch.manual_seed(ENDLESS.seed)
+    trainer = Disturbed(SDPSFNet(NET), source, ENDLESS, workers=workers)
+    trainer.happens = happens
+    return train(trainer, RunFolder(out, source), lambda network: [], every)
+
+
+def saved_step(out: Path) -> int:
+    return int(torch.load(out / "last.pt", weights_only=True)["step"])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_of_a_run_stops_and_saves_it(
+    number: signal.Signals, tmp_path: Path
+) -> None:
+    def happens() -> None:
+        children = multiprocessing.active_children()
+        assert len(children) == 2
+        pids = [os.getpid(), *(child.pid for child in children)]
+        # By another process: PyTorch's workers take a signal of their parent for its word to end.
+        subprocess.run(["kill", f"-{number:d}", *map(str, pids)], check=True)
+
+    ending = run(tmp_path, happens)
+    assert (ending.finished, ending.signal, ending.step) == (False, number, 3)
+    assert saved_step(tmp_path) == 3
+
+
+def test_where_a_process_is_killed_the_others_are_ended(tmp_path: Path) -> None:
+    def happens() -> None:
+        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+    with pytest.raises(RuntimeError, match="worker"):
+        run(tmp_path, happens)
