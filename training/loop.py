@@ -119,7 +119,7 @@ def _train(
     earlier, began = notes["seconds"], time.monotonic()
     marked, fitted = began, math.nan
     losses: list[float] = []
-    busy, patches, since_step, marked_step, lost = 0.0, 0.0, trainer.step, trainer.step, 0
+    busy, patches, pixels, since_step, marked_step, lost = 0.0, 0.0, 0.0, trainer.step, trainer.step, 0
 
     def spent() -> float:
         return float(earlier + time.monotonic() - began)
@@ -163,16 +163,16 @@ def _train(
             trainer, stop.signal != 0 or spent() > 60 * budget
         ):
             batch = trainer.recipe.phases[trainer.recipe.phase(trainer.position)][2]
-            begin = time.monotonic()
+            begin, area = time.monotonic(), trainer.pixels
             with _failing_clearly(trainer, marked_step):
                 losses.append(trainer.advance())
             lost = lost + 1 if math.isnan(losses[-1]) else 0
             if lost >= PATIENCE:
                 raise _diverged(trainer.step, lost, marked_step)
-            busy, patches = busy + time.monotonic() - begin, patches + batch
+            busy, patches, pixels = busy + time.monotonic() - begin, patches + batch, pixels + area
             taken = trainer.step - since_step
             if taken == WARM:
-                busy, patches = 0.0, 0.0
+                busy, patches, pixels = 0.0, 0.0, 0.0
             screen.step(losses[-1], patches / max(busy, 1e-9))
             if curves is not None and trainer.step % CURVE_EVERY == 0:
                 curves.add_scalar("train/loss", losses[-1], trainer.step)
@@ -185,7 +185,9 @@ def _train(
                 due = spent() - fitted > 60 * budget / FITS
             if budget < math.inf and _any(trainer, due):
                 fitted = spent()
-                _fit(trainer, 60 * budget * (1 - RESERVE) - fitted, patches / max(busy, 1e-9) / batch)
+                # By pixels: the steps measured may be of a phase with other patches than the next ones.
+                pace = pixels / max(busy, 1e-9) / trainer.pixels
+                _fit(trainer, 60 * budget * (1 - RESERVE) - fitted, pace)
             # What may have diverged does not take the place of what is saved.
             if _any(trainer, not lost and time.monotonic() - marked > 60 * every):
                 groups = mark(screen)

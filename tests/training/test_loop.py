@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import cv2
@@ -150,6 +151,36 @@ def test_a_budget_fits_the_schedule_to_the_time(tmp_path: Path) -> None:
     assert ending.finished and ending.step < 20_000
     clock = Clock(**torch.load(tmp_path / "last.pt", weights_only=True)["clock"])
     assert clock.at(ending.step) > 0.99 * recipe.steps
+
+
+class Clockwork(Trainer):
+    """Nothing is computed: a pixel takes so many seconds of a clock of its own, whatever the phase."""
+
+    pixel_s, now = 1e-4, 0.0
+
+    def advance(self) -> float:
+        self.now += self.pixel_s * self.pixels
+        self.step += 1
+        return 0.1
+
+
+def test_the_pace_is_judged_right_in_every_phase(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe(steps=4000, phases=((0.0, 16, 12), (0.5, 48, 1)))  # 0.31 and 0.23 s a step
+    source, fitted = PhotoSource(PHOTOS), []
+    trainer = Clockwork(SDPSFNet(NET), source, recipe)
+
+    def fit(steps_left: float) -> None:
+        seconds_left = 0.98 * 600 - trainer.now
+        fitted.append(
+            (recipe.phase(trainer.position), steps_left * trainer.pixels * trainer.pixel_s / seconds_left)
+        )
+        Trainer.fit(trainer, steps_left)
+
+    monkeypatch.setattr(trainer, "fit", fit)
+    monkeypatch.setattr("sdps.training.loop.time", SimpleNamespace(monotonic=lambda: trainer.now))
+    train(trainer, RunFolder(tmp_path, source), lambda network: [], every=math.inf, budget=10)
+    assert {phase for phase, _ in fitted} == {0, 1}
+    assert [share for _, share in fitted] == pytest.approx([1.0] * len(fitted), rel=0.05)
 
 
 def first_losses(rank: int, world: int, port: int, results: Any) -> None:
