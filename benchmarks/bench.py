@@ -31,8 +31,6 @@ DEFAULT_SIZE = Size(256, 256)
 WARMUP = 2
 BURST = 8
 """Frames of a file in one sample, as many in flight as the engine holds; so many times fewer samples."""
-CPU = ":CPU"
-"""How the names of backends end that run on the CPU."""
 
 Progress = Callable[[str, int, int | None], None]
 """progress(step, done, total): what is being done, how far, of how much (None if nobody knows)."""
@@ -197,7 +195,13 @@ def _doubts(field: Sequence[Contender], manifest: GraphManifest) -> list[str]:
         "and --truth to compare what the two restore."
         for graph, name in sorted(others.items())
     ]
-    if any(c.manifest.precision == "fp16" and c.backend.name.endswith(CPU) for c in field):
+    reference, *graphs = field
+    if elsewhere := [c.name for c in graphs if c.on_cpu != reference.on_cpu]:
+        notes.append(
+            f"PyTorch ran on the CPU and {', '.join(elsewhere)} on a GPU: those ratios compare the devices "
+            "as well. Where every graph runs on a GPU (--provider cuda), PyTorch does too, if its build can."
+        )
+    if any(c.manifest.precision == "fp16" and c.on_cpu for c in graphs):
         notes.append(
             "FP16 graphs are computed in FP32 on a CPU: neither their speed nor their drift here is a GPU's "
             "(sdps-export rehearses the drift)."

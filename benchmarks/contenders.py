@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sdps.benchmarks.macs import stage_costs
-from sdps.benchmarks.measurement import REFERENCE
+from sdps.benchmarks.measurement import CPU, REFERENCE
 from sdps.core.artifact import write_bytes
 from sdps.core.console import need
 from sdps.core.errors import MissingDependency, SdpsError, UsageError
@@ -20,6 +20,7 @@ from sdps.core.version import __version__
 from sdps.model.deploy import MEAN, STD
 from sdps.model.psfnet import SDPSFNet
 from sdps.runtime.backends import Backend, open_backend
+from sdps.runtime.backends.torch_ref import TorchBackend
 from sdps.runtime.backends.trt import TrtBackend
 
 MACS_SIZE = Size(256, 256)
@@ -92,6 +93,10 @@ class Contender:
     def manifest(self) -> GraphManifest:
         return self.backend.manifest
 
+    @property
+    def on_cpu(self) -> bool:
+        return self.backend.name.endswith(CPU)
+
 
 @dataclass(frozen=True)
 class Field:
@@ -123,8 +128,7 @@ def open_all(
         UsageError: a graph or provider is not there, or a graph is named twice.
         SdpsError: a provider that was asked for cannot run a graph, or none can.
     """
-    reference = stack.enter_context(closing(open_backend(weights, "torch")))
-    found = {REFERENCE: Contender(REFERENCE, "", reference)}
+    found: dict[str, Contender] = {}
     notes: list[str] = []
     for label, graph in zip(labels([Path(graph) for graph in graphs]), graphs, strict=True):
         for provider in providers or installed_providers():
@@ -135,11 +139,19 @@ def open_all(
                 notes.append(f"{label} on {provider} was left out: {backend}")
                 continue
             stack.enter_context(closing(backend))
-            name = f"{label} on {backend.name.removesuffix(':CPU')}"
+            name = f"{label} on {backend.name.removesuffix(CPU)}"
             found.setdefault(name, Contender(name, label, backend))
-    if len(found) == 1:
+    if not found:
         raise SdpsError(f"No graph could be opened. {notes[0]}")
-    return Field(tuple(found.values()), tuple(notes))
+    need("torch").backends.cudnn.allow_tf32 = False  # FP32 is what the reference is called
+    reference = stack.enter_context(closing(TorchBackend(weights, reference_device(list(found.values())))))
+    return Field((Contender(REFERENCE, "", reference), *found.values()), tuple(notes))
+
+
+def reference_device(graphs: Sequence[Contender]) -> str:
+    """'cuda' if all graphs run on a GPU and PyTorch can (untested), so that ratios compare engines."""
+    on_gpu = need("torch").cuda.is_available() and not any(graph.on_cpu for graph in graphs)
+    return "cuda" if on_gpu else "cpu"
 
 
 def arithmetic(backend: Backend) -> str:

@@ -11,6 +11,8 @@ from sdps.benchmarks.environment import Environment
 from sdps.benchmarks.timing import Latency, Ratio, Timing, summarise, versus
 
 REFERENCE = "PyTorch FP32"
+CPU = ":CPU"
+"""How the names of backends end that run on the CPU."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,10 @@ class Measurement:
     @property
     def latency(self) -> Latency:
         return summarise(self.samples_ns)
+
+    @property
+    def on_cpu(self) -> bool:
+        return self.provider.endswith(CPU)
 
     @property
     def stable(self) -> bool:

@@ -100,7 +100,8 @@ def _latency(report: Report) -> Grid:
         speed = "1" if m is report.reference else f"{ratio.median:.2f} ({ratio.low:.2f}-{ratio.high:.2f})"
         alone, ahead = m.per_second
         rates = f"{alone:.3g}", f"{ahead:.3g} ({m.depth})" if ahead else "-"
-        rows.append((m.contender, *(_ms(t) for t in times), speed, *rates))
+        name = f"{m.contender} on {_device(m)}" if m is report.reference else m.contender
+        rows.append((name, *(_ms(t) for t in times), speed, *rates))
     timing = report.timing
     asked = "" if timing.rounds >= 100 else f" p99 needs 100 rounds, p90 needs 10; these are {timing.rounds}."
     return Grid(
@@ -140,12 +141,17 @@ def _truth(report: Report) -> Grid:
 
 
 def _speed(report: Report, measurement: Measurement) -> str:
-    ratio = report.ratio(measurement)
+    ratio, reference = report.ratio(measurement), report.reference
+    where = "" if measurement.on_cpu == reference.on_cpu else f" on the {_device(reference)}"
     if not ratio.resolved:
-        return f"about as fast as PyTorch ({_times(ratio.low)} to {_times(ratio.high)})"
+        return f"about as fast as PyTorch{where} ({_times(ratio.low)} to {_times(ratio.high)})"
     if ratio.high > VAGUE * ratio.low:
-        return f"{_times(ratio.low)} to {_times(ratio.high)} PyTorch's speed"
-    return f"{_times(ratio.median)} PyTorch's speed"
+        return f"{_times(ratio.low)} to {_times(ratio.high)} PyTorch's speed{where}"
+    return f"{_times(ratio.median)} PyTorch's speed{where}"
+
+
+def _device(reference: Measurement) -> str:
+    return "CPU" if reference.on_cpu else "GPU"
 
 
 def _fidelity(drift: Drift | None) -> str:

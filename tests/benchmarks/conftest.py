@@ -35,11 +35,11 @@ def report() -> Report:
         timing=Timing(rounds=120, warmup=2, seed=0, threads=2),
         environment=Environment.capture(),
         measurements=(
-            Measurement(REFERENCE, "", "torch", "fp32", 0, times, None, Truth(30.0, 0.9)),
+            Measurement(REFERENCE, "", "torch:CPU", "fp32", 0, times, None, Truth(30.0, 0.9)),
             Measurement(
                 "net-fp32 on openvino",
                 "net-fp32",
-                "openvino",
+                "openvino:CPU",
                 "fp32",
                 5_500_000_000,
                 tuple(t // 2 for t in times),
@@ -51,7 +51,7 @@ def report() -> Report:
             Measurement(
                 "net-int8 on cpu",
                 "net-int8",
-                "cpu",
+                "onnxruntime:CPU",
                 "int8",
                 0,
                 times[::-1],

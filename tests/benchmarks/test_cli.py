@@ -110,7 +110,7 @@ def test_given_graphs_are_measured_on_the_providers_asked_for(
     assert sum(stage.parameters for stage in report.stages) == parameters
     assert f"{graph.stem} on openvino" in printed
     assert "restores the same picture" in printed
-    assert (out / "report.md").read_text().count("| PyTorch FP32 |") == 1
+    assert (out / "report.md").read_text().count("| PyTorch FP32 on CPU |") == 1
     assert str(out / "report.md") in said
 
 

@@ -98,6 +98,17 @@ def test_the_doubts_are_always_there(report: Report) -> None:
     assert "Unstable" in "\n".join(notes(replace(busy, measurements=(jumpy,))))
 
 
+def test_a_ratio_between_devices_says_so(report: Report) -> None:
+    assert read_tables(markdown(report))["Latency at 256x256, milliseconds"][0]["contender"].endswith(
+        " on CPU"
+    )
+    reference, fast, slow = report.measurements
+    mixed = replace(report, measurements=(reference, replace(fast, provider="onnxruntime:CUDA"), slow))
+    (_, over), (_, same) = verdicts(mixed)
+    assert over.startswith("2.0x PyTorch's speed on the CPU, ")
+    assert same.startswith("about as fast as PyTorch (")
+
+
 @pytest.mark.parametrize("width", [80, 100, 160])
 def test_the_console_shows_the_same_and_keeps_to_its_width(report: Report, width: int) -> None:
     text = printed(report, width)
