@@ -98,7 +98,7 @@ def _picture(row: dict[str, Any]) -> PictureDrift:
 
 
 def _truth(value: dict[str, Any] | None) -> Truth | None:
-    return Truth(_infinite(value["psnr_db"]), value["ssim"]) if value else None
+    return Truth(_infinite(value["psnr_db"]), value["ssim"], value.get("equal", 0)) if value else None
 
 
 def _infinite(psnr: float | None) -> float:

@@ -76,10 +76,15 @@ class Drift:
 
 @dataclass(frozen=True)
 class Truth:
-    """Pictures against ground truth: the mean over pictures of PSNR in dB and of SSIM, both on RGB."""
+    """Pictures against ground truth: the mean over pictures of PSNR in dB and of SSIM, both on RGB.
+
+    Attributes:
+        equal: Pictures that are the truth itself and so stay out of the mean PSNR, unless all are.
+    """
 
     psnr_db: float
     ssim: float
+    equal: int = 0
 
 
 @dataclass(frozen=True)

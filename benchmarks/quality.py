@@ -6,6 +6,7 @@ reads higher: `sdps-eval` prints both.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,4 +152,6 @@ def assess(
 
 
 def _mean(scores: Sequence[Truth]) -> Truth:
-    return Truth(float(np.mean([s.psnr_db for s in scores])), float(np.mean([s.ssim for s in scores])))
+    finite = [s.psnr_db for s in scores if math.isfinite(s.psnr_db)]
+    psnr_db = float(np.mean(finite)) if finite else math.inf
+    return Truth(psnr_db, float(np.mean([s.ssim for s in scores])), len(scores) - len(finite))

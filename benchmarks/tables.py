@@ -137,7 +137,9 @@ def _truth(report: Report) -> Grid:
     scores += [(m.contender, m.truth) for m in report.measurements]
     rows = [(name, _db(score.psnr_db), f"{score.ssim:.4f}") for name, score in scores if score]
     footnote = "Means, on RGB, SSIM with a 7x7 window. Papers often print luma (Y), which reads higher."
-    return Grid("Against ground truth", ("picture", "PSNR dB", "SSIM"), rows, footnote)
+    some = [f"{s.equal} of {name}" for name, s in scores if s and s.equal and math.isfinite(s.psnr_db)]
+    equal = f" The mean PSNR is without equal pictures (infinite): {', '.join(some)}." if some else ""
+    return Grid("Against ground truth", ("picture", "PSNR dB", "SSIM"), rows, footnote + equal)
 
 
 def _speed(report: Report, measurement: Measurement) -> str:

@@ -56,7 +56,7 @@ def report() -> Report:
                 0,
                 times[::-1],
                 other,
-                Truth(25.0, 0.8),
+                Truth(25.0, 0.8, 1),
                 "0 of the graph's 9 INT8 convolutions in integers",
             ),
         ),

@@ -71,6 +71,18 @@ def test_contenders_are_compared_with_the_first_and_with_the_truth(picture: Pict
     assert found.truth[INPUT].psnr_db == pytest.approx(22.1, abs=0.5)
 
 
+def test_an_equal_picture_does_not_hide_the_others(picture: Picture) -> None:
+    clean = picture(40, 40)
+    rainy = np.clip(clean.astype(int) + 20, 0, 255).astype(np.uint8)
+    unchanged = {"reference": lambda image: image}
+    alone = assess([Sample("a.png", rainy, clean)], unchanged).truth[INPUT]
+    some = assess([Sample("a.png", rainy, clean), Sample("b.png", clean, clean)], unchanged).truth[INPUT]
+    assert (some.psnr_db, some.equal) == (alone.psnr_db, 1)
+    assert some.ssim == pytest.approx((alone.ssim + 1) / 2)
+    every = assess([Sample("b.png", clean, clean)], unchanged).truth[INPUT]
+    assert (every.psnr_db, every.equal) == (math.inf, 1)
+
+
 def test_without_truth_there_is_no_score(picture: Picture) -> None:
     assert assess([Sample("a", picture(16, 16))], {"reference": lambda image: image}).truth == {}
 

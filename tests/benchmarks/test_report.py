@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from sdps.benchmarks.measurement import Report
+from sdps.benchmarks.measurement import Report, Truth
 from sdps.benchmarks.report import claim, markdown, show, write
 from sdps.benchmarks.tables import grids, notes, verdicts
 from sdps.benchmarks.timing import Timing
@@ -96,6 +97,15 @@ def test_the_doubts_are_always_there(report: Report) -> None:
     assert "Unstable" not in text
     jumpy = replace(report.measurements[0], samples_ns=(1, 100, 10_000))
     assert "Unstable" in "\n".join(notes(replace(busy, measurements=(jumpy,))))
+
+
+def test_pictures_that_are_out_of_a_mean_are_counted(report: Report) -> None:
+    reference, *others = report.measurements
+    some = replace(reference, truth=Truth(30.0, 0.9, 2))
+    text = markdown(replace(report, measurements=(some, *others), input_truth=Truth(math.inf, 1.0, 5)))
+    assert (
+        "The mean PSNR is without equal pictures (infinite): 2 of PyTorch FP32, 1 of net-int8 on cpu." in text
+    )
 
 
 def test_a_ratio_between_devices_says_so(report: Report) -> None:
