@@ -76,7 +76,7 @@ def run(plan: Plan, progress: Progress = lambda step, done, total: None) -> Repo
     environment = Environment.capture()
     threads = plan.threads or environment.cores
     weights = find_weights(plan.weights)
-    pictures, truths = _pictures(plan)
+    pictures, truths = _pictures(plan, progress)
     with ExitStack() as stack:
         progress("loading the weights", 0, None)
         network = load_checkpoint(weights)
@@ -172,11 +172,20 @@ def choose_size(wanted: Size | None, manifests: Sequence[GraphManifest]) -> tupl
     return wanted or only or DEFAULT_SIZE, bool(only)
 
 
-def _pictures(plan: Plan) -> tuple[list[Path], list[Path]]:
+def _pictures(plan: Plan, progress: Progress) -> tuple[list[Path], list[Path]]:
+    """The pictures and their ground truth, if any; each is read once, so that no bad one ends what was timed.
+
+    Raises:
+        UsageError: a folder or the truth of a picture is not there.
+        SourceError: a picture is unreadable, too small, or not of the size of its truth.
+    """
     if plan.truth and not plan.pictures:
         raise UsageError("Ground truth without pictures.", "Give --pictures as well as --truth.")
     pictures = quality.picture_files(plan.pictures) if plan.pictures else [sample(PICTURE)]
-    return pictures, quality.truth_files(pictures, plan.truth) if plan.truth else []
+    truths = quality.truth_files(pictures, plan.truth) if plan.truth else []
+    for done, _ in enumerate(quality.load_samples(pictures, truths)):
+        progress("reading the pictures", done, len(pictures))
+    return pictures, truths
 
 
 def _temporary(stack: ExitStack) -> Path:

@@ -53,14 +53,16 @@ class Assessment:
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The pictures directly in a folder, by name.
+    """The pictures directly in a folder, by name; not macOS' hidden `._0.png`.
 
     Raises:
         UsageError: no such folder, or no picture in it.
     """
     if not folder.is_dir():
         raise UsageError(f"There is no folder {folder}.", "Give a folder of pictures.")
-    files = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+    files = sorted(
+        path for path in folder.iterdir() if path.suffix.lower() in PICTURES and not path.name.startswith(".")
+    )
     if not files:
         raise UsageError(
             f"The folder {folder} holds no pictures.", f"Put some there: {', '.join(sorted(PICTURES))}."

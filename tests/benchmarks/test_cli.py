@@ -17,10 +17,13 @@ from typer.testing import CliRunner
 
 from sdps.benchmarks import timing
 from sdps.benchmarks.archive import load_report
+from sdps.benchmarks.bench import Plan, run
 from sdps.benchmarks.cli import app, main
+from sdps.core.errors import SourceError
 from sdps.core.frame import Image
 from sdps.core.machine import cpu
 from sdps.core.manifest import GraphManifest
+from sdps.core.spec import Size
 from sdps.export.onnx_export import describe
 from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint, save_checkpoint
 
@@ -163,6 +166,21 @@ def test_own_pictures_with_ground_truth(
     assert 24 < report.input_truth.psnr_db < 30
     assert all(m.truth for m in report.measurements)
     assert "Against ground truth" in printed
+
+
+def test_a_bad_later_picture_is_found_before_anything_is_timed(
+    checkpoint: Path, graph: Path, picture: Picture, tmp_path: Path
+) -> None:
+    rainy = save_pictures(tmp_path / "rainy", picture, "1.png", "2.png", brighter=12)
+    clean = save_pictures(tmp_path / "clean", picture, "1.png", "2.png")
+    (rainy / "._1.png").write_bytes(b"a Mac's")
+    plan = Plan(str(checkpoint), (str(graph),), ("cpu",), Size(32, 32), 1, pictures=rainy, truth=clean)
+    steps: list[str] = []
+    for content in ((rainy / "2.png").read_bytes()[:-200], (rainy / "1.png").read_bytes()):
+        (rainy / "2.png").write_bytes(content)
+        with pytest.raises(SourceError, match=r"2\.png"):
+            run(plan, lambda step, done, total: steps.append(step))
+    assert set(steps) == {"reading the pictures"}
 
 
 def test_a_fixed_graph_decides_the_size(
