@@ -227,7 +227,8 @@ def _film(path: Path) -> Origin:
     They are kept as they were decoded, in half the memory, and seen in the runtime's colours.
     """
     from sdps.runtime.color import ColorSpec, to_rgb
-    from sdps.runtime.video_source import VideoSource, upright
+    from sdps.runtime.orientation import display_matrix, upright
+    from sdps.runtime.video_source import VideoSource
 
     source = VideoSource(str(path.resolve()))
     sha = sha256_of(path)
@@ -244,7 +245,7 @@ def _film(path: Path) -> Origin:
 
     def entry(index: int, frame: Any) -> Entry:
         def read() -> Picture:
-            image = upright(to_rgb(frame, ColorSpec.of(frame)), int(frame.rotation))
+            image = upright(to_rgb(frame, ColorSpec.of(frame)), display_matrix(frame))
             return Picture(image, None, sha)
 
         return Entry(f"{path.name}#{index}", "video", read)

@@ -22,9 +22,11 @@ class Frame:
         image: (H, W, 3) uint8 RGB. Owned by whoever holds the frame; nobody writes into it.
         index: Position in the source, from 0. Gaps mean dropped frames.
         time: Presentation time in seconds from the start of the source.
+        duration: Seconds that it is shown, as far as the source knows; else 0.
         name: File name of a picture, empty for video.
         arrived: `time.monotonic()` when it was decoded; 0 where nobody measures. Latency begins here.
         stale: The source fell silent, and this is its last good picture once more, marked as such.
+        profile: The ICC profile of a picture file's colours; empty where it has none.
     """
 
     image: Image
@@ -33,6 +35,8 @@ class Frame:
     name: str = ""
     arrived: float = 0.0
     stale: bool = False
+    duration: float = 0.0
+    profile: bytes = b""
 
     def with_image(self, image: Image) -> Frame:
         """The same moment with another picture."""

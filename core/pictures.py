@@ -6,6 +6,7 @@ import contextlib
 import io
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,15 @@ DECODING = 8
 ROWS = 256
 """Copied at a time, because Pillow makes three copies on the way to NumPy, and pictures can be large."""
 ORIENTATION, BITS, SAMPLE_FORMAT = 0x0112, 258, 339  # tags of TIFF and EXIF
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A picture as (H, W, 3) uint8 RGB, whether its file had 16 bits per channel, and its ICC profile."""
+
+    image: Image
+    deep: bool
+    profile: bytes
 
 
 def no_room_for(path: Path) -> SourceError:
@@ -75,14 +85,15 @@ def decode_picture(data: bytes) -> Image | None:
     Raises:
         MemoryError: it is too large for the memory that is left.
     """
-    return decode_with_depth(data)[0]
+    decoded = decode(data)
+    return None if decoded is None else decoded.image
 
 
-def decode_with_depth(data: bytes) -> tuple[Image | None, bool]:
-    """`decode_picture`, and whether the picture had 16 bits per channel."""
+def decode(data: bytes) -> Decoded | None:
+    """`decode_picture`, and what else a reader may want to know of the file."""
     reader = next((READERS[magic] for magic in READERS if data.startswith(magic)), None)
     if reader is None:
-        return None, False
+        return None
     pixels = 0
     try:
         with warnings.catch_warnings():
@@ -90,20 +101,26 @@ def decode_with_depth(data: bytes) -> tuple[Image | None, bool]:
             picture = reader(io.BytesIO(data))
             pixels = picture.width * picture.height
             if pixels > MAX_PIXELS:
-                return None, False
+                return None
             if _is_deep(picture, data):
-                return _decode_deep(picture, data), True
+                return Decoded(_decode_deep(picture, data), True, _profile(picture))
             if picture.mode[0] in "FI":
-                return None, False
+                return None
             picture.load()
-            return _upright(picture, picture), False
+            return Decoded(_upright(picture, picture), False, _profile(picture))
     except MemoryError:
         raise
     except Exception:  # a damaged file raises any of a dozen classes
         # Decoders that find no memory say that the file is broken (WebP, progressive JPEG).
         if MAX_PIXELS >= pixels > free_memory() // DECODING:
             raise MemoryError from None
-        return None, False
+        return None
+
+
+def _profile(picture: Pictures.Image) -> bytes:
+    """The ICC profile, if it is of RGB colours (bytes 16 to 19 of its header): grey and CMYK become RGB."""
+    profile = picture.info.get("icc_profile")
+    return profile if isinstance(profile, bytes) and profile[16:20] == b"RGB " else b""
 
 
 def _is_deep(picture: Pictures.Image, data: bytes) -> bool:

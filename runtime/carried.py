@@ -8,8 +8,27 @@ from typing import Any
 
 import av
 
+from sdps.runtime.file_clock import FileClock
+
 # FFmpeg puts more into MP4 than players read there (PCM, Vorbis).
 PLAYABLE = {"mp4": {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac", "mov_text"}}
+
+AAC_RATES = (
+    96_000,
+    88_200,
+    64_000,
+    48_000,
+    44_100,
+    32_000,
+    24_000,
+    22_050,
+    16_000,
+    12_000,
+    11_025,
+    8_000,
+    7_350,
+)
+"""ISO 14496-3, table 1.18; Opus knows five of them only and gets 48,000."""
 
 
 class Carried:
@@ -20,7 +39,7 @@ class Carried:
     Args:
         source: The file.
         target: An open PyAV output container.
-        offset: Seconds of the file that are left out at the beginning.
+        offset: Moment of the file's clock, in seconds, at which the target begins.
     """
 
     def __init__(self, source: Path, target: Any, offset: float = 0.0) -> None:
@@ -32,11 +51,14 @@ class Carried:
             if stream.codec_context is not None:
                 self._add(stream)
         streams = [s for s in self.input.streams if s.index in self.outputs]
-        if offset and streams:
-            self.input.seek(int(offset * av.time_base) + (self.input.start_time or 0), backward=True)
+        if streams and offset * av.time_base > (self.input.start_time or 0):
+            self.input.seek(int(offset * av.time_base), backward=True)
         self.packets: Iterator[Any] = self.input.demux(streams) if streams else iter(())
         self.waiting: Any = None
         self.resamplers: dict[int, Any] = {}
+        self.clocks = {stream.index: FileClock(offset) for stream in streams}
+        self.last_dts: dict[int, int] = {}
+        self.ends: dict[int, int] = {}
 
     def _add(self, stream: Any) -> None:
         fits = self._fits(stream)
@@ -49,8 +71,9 @@ class Carried:
             return
         else:
             rate = stream.codec_context.sample_rate
-            # Opus knows few rates only.
-            codec, rate = ("libopus", 48_000) if self.target.format.name == "webm" else ("aac", rate)
+            webm = self.target.format.name == "webm"
+            codec = "libopus" if webm else "aac"
+            rate = rate if rate in AAC_RATES and not webm else 48_000
             output = self.target.add_stream(codec, rate=rate, layout=_layout(stream))
         for key in ("language", "title"):
             if key in stream.metadata:
@@ -71,7 +94,8 @@ class Carried:
                 return
             if packet.dts is None:  # demux ends with empty packets, which flush decoders
                 continue
-            moment = float(packet.dts * packet.time_base) - self.offset
+            lasting = float((packet.duration or 0) * packet.time_base)
+            moment = self.clocks[packet.stream.index](float(packet.dts * packet.time_base), lasting)
             if self.offset and moment < 0:
                 continue
             if seconds is not None and moment > seconds:
@@ -82,11 +106,13 @@ class Carried:
     def _put(self, packet: Any) -> None:
         index = packet.stream.index
         output = self.outputs[index]
+        earlier = self.offset - self.clocks[index].shift
         if self.copied[index]:
-            shift = round(self.offset / packet.time_base)
-            packet.dts -= shift
+            # One after the other, whatever a damaged file says: containers take no others.
+            dts = max(packet.dts - round(earlier / packet.time_base), self.last_dts.get(index, -(2**62)) + 1)
             if packet.pts is not None:
-                packet.pts -= shift
+                packet.pts += dts - packet.dts
+            packet.dts = self.last_dts[index] = dts
             packet.stream = output
             self.target.mux(packet)
             return
@@ -94,23 +120,43 @@ class Carried:
             frames = packet.decode()
         except av.FFmpegError:
             return
+        for frame in frames:
+            if earlier and frame.pts is not None:
+                frame.pts -= round(earlier / frame.time_base)
+            self._encode(index, frame)
+
+    def _encode(self, index: int, frame: Any) -> None:
+        """A decoded piece of sound, or None for the end, through the resampler into the encoder."""
+        output = self.outputs[index]
         if index not in self.resamplers:
+            if frame is None:
+                return
             context = output.codec_context
             shape = (context.format or "fltp", context.layout, context.rate, context.frame_size or 1024)
             self.resamplers[index] = av.AudioResampler(*shape)
-        for frame in frames:
-            if self.offset and frame.pts is not None:
-                frame.pts -= round(self.offset / frame.time_base)
-            for part in self.resamplers[index].resample(frame):
-                self.target.mux(output.encode(part))
+        try:
+            parts = self.resamplers[index].resample(frame)
+        except ValueError:  # a broadcast goes over to other channels, or another rate
+            # What the old one still holds is less than a piece for the encoder, a fiftieth of a second.
+            del self.resamplers[index]
+            self._encode(index, frame)
+            return
+        for part in parts:
+            if part.pts is not None:
+                # Where recordings were joined pieces may share a moment, which no container takes.
+                overlap = self.ends.get(index, part.pts) - part.pts
+                if overlap > part.samples // 2:
+                    continue
+                part.pts += max(0, overlap)
+                self.ends[index] = part.pts + part.samples
+            self.target.mux(output.encode(part))
 
     def finish(self, seconds: float | None) -> None:
         """Carries over the rest up to a moment, and ends the encoders."""
         self.copy_until(seconds)
         for index, output in self.outputs.items():
             if not self.copied[index]:
-                for part in self.resamplers[index].resample(None) if index in self.resamplers else ():
-                    self.target.mux(output.encode(part))
+                self._encode(index, None)
                 self.target.mux(output.encode(None))
         self.input.close()
 

@@ -19,19 +19,22 @@ LIMITED, FULL = 1, 2
 
 @dataclass(frozen=True)
 class ColorSpec:
-    """A matrix (AVColorSpace) and a range (AVColorRange)."""
+    """A matrix (AVColorSpace), a range (AVColorRange), and what a film says besides: AVColorPrimaries and
+    AVColorTransferCharacteristic, by which a player knows HDR."""
 
     matrix: int = BT709
     range: int = LIMITED
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
 
     @classmethod
-    def of(cls, frame: av.VideoFrame) -> ColorSpec:
+    def of(cls, frame: av.VideoFrame, primaries: int = UNSPECIFIED, transfer: int = UNSPECIFIED) -> ColorSpec:
         """What a decoded frame is tagged with, or what players assume: BT.709 from 720 lines up."""
         matrix = int(frame.colorspace)
         if matrix not in (BT709, BT601_PAL, BT601_NTSC, BT2020):
             matrix = BT709 if frame.height >= 720 else BT601_NTSC
         full = int(frame.color_range) == FULL or frame.format.name.startswith("yuvj")
-        return cls(matrix, FULL if full else LIMITED)
+        return cls(matrix, FULL if full else LIMITED, primaries, transfer)
 
     @property
     def swscale_matrix(self) -> int:

@@ -11,6 +11,9 @@ from sdps.core.frame import Frame
 from sdps.runtime.events import Events
 from sdps.runtime.stream import Source
 
+GRACE = 0.001
+"""Seconds by which a film's times may be off: containers round them to their clock, Matroska to this."""
+
 
 class Cut:
     """Frames of `source` from `start` on, for `duration` seconds; of these every `every`th.
@@ -42,7 +45,9 @@ class Cut:
             frames = round(min(left, duration if duration is not None else left) * info.fps)
         if frames is not None:
             frames = -(-frames // every)
-        self.info = replace(info, frames=frames, fps=info.fps / every, offset=start, cut=duration is not None)
+        self.info = replace(
+            info, frames=frames, fps=info.fps / every, offset=info.offset + start, cut=duration is not None
+        )
 
     @property
     def skipped(self) -> int:
@@ -65,8 +70,7 @@ class Cut:
         if self.start > 0 and seek is not None:
             seek(self.start)
         index = found = 0
-        # Half a frame of grace: times are rounded to the container's clock.
-        grace = 0.5 / float(self.source.info.fps) if self.info.kind == "video" else 0.0
+        grace = GRACE if self.info.kind == "video" else 0.0
         for frame in self.source:
             if frame.time < self.start - grace:
                 continue

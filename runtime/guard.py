@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sdps.core.errors import SdpsError
+from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Image
 from sdps.runtime.doubt import Doubt
 from sdps.runtime.events import Events
@@ -104,7 +104,7 @@ class Guard:
 
         Raises:
             SdpsError: of a file, what the model raised; of either, memory that does not suffice even
-                for the smallest tiles.
+                for the smallest tiles, and tiles that do not fit the model.
         """
         begin = time.perf_counter()
         try:
@@ -113,7 +113,7 @@ class Guard:
         except Hung:
             clean, why = image, "hung"
         except Exception as error:
-            if not self.live or isinstance(error, OutOfMemory):
+            if not self.live or isinstance(error, (OutOfMemory, UsageError)):
                 raise
             clean, why = image, "raised"
             self._note(why, f"the model failed: {type(error).__name__}: {error}")

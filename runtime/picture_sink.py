@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdps.core.artifact import write_bytes
-from sdps.core.errors import SinkError, UsageError
+from sdps.core.errors import SdpsError, SinkError, UsageError
 from sdps.core.frame import Frame, Image
 from sdps.runtime.compare import compose, sweep
 from sdps.runtime.stream import StreamInfo
@@ -61,7 +61,12 @@ class PictureSink:
         position = sweep(clean.time) if self.info.kind == "video" else 0.5
         image = compose(self.compare, rainy.image, clean.image, position)
         target = self._target(clean.name, clean.index)
-        write_bytes(target, encode_picture(image, target.suffix))
+        try:
+            write_bytes(target, encode_picture(image, target.suffix, clean.profile))
+        except SinkError:
+            raise
+        except SdpsError as error:  # as an output's, so that other outputs of a live source go on
+            raise SinkError(error.message, error.remedy) from error
         return True
 
     def _target(self, name: str, index: int) -> Path:
@@ -86,8 +91,8 @@ def refuse_read_only(folder: Path) -> None:
         raise SinkError(f"{folder} cannot be written: {there} is read-only.", "Choose another --output.")
 
 
-def encode_picture(image: Image, suffix: str) -> bytes:
-    """(H, W, 3) uint8 RGB as the bytes of a picture file.
+def encode_picture(image: Image, suffix: str, profile: bytes = b"") -> bytes:
+    """(H, W, 3) uint8 RGB as the bytes of a picture file, with an ICC profile where its kind holds one.
 
     Raises:
         SinkError: the format cannot hold it.
@@ -98,7 +103,7 @@ def encode_picture(image: Image, suffix: str) -> bytes:
         raise SinkError(f"{suffix} is no picture that sdps writes.", "Write .png instead.")
     file = io.BytesIO()
     try:
-        Pictures.fromarray(image).save(file, **WRITABLE[suffix.lower()])
+        Pictures.fromarray(image).save(file, **WRITABLE[suffix.lower()], icc_profile=profile or None)
     except (OSError, ValueError) as error:
         raise SinkError(
             f"A {suffix} file cannot hold this picture: {error}.", "Write .png instead."

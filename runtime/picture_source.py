@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from sdps.core.errors import SourceError
-from sdps.core.frame import Frame, Image
-from sdps.core.pictures import decode_with_depth, no_room_for
+from sdps.core.frame import Frame
+from sdps.core.pictures import Decoded, decode, no_room_for
 from sdps.runtime.stream import StreamInfo
 
 
@@ -23,7 +23,7 @@ class PictureSource:
         self.notes: list[str] = []
         self.said_deep = False
         self.short: Path | None = None  # the first picture that memory did not hold
-        first = next((image for path in self.files if (image := self._read(path)) is not None), None)
+        first = next((found for path in self.files if (found := self._read(path)) is not None), None)
         if first is None:
             if self.short:
                 raise no_room_for(self.short)
@@ -31,35 +31,35 @@ class PictureSource:
         self.skipped = 0  # counted again when they are read in turn
         self.notes.clear()
         self.said_deep = False
-        height, width = first.shape[:2]
+        height, width = first.image.shape[:2]
         self.info = StreamInfo(
             "pictures", width, height, frames=len(files), inputs=tuple(files), notes=self.notes
         )
 
-    def _read(self, path: Path) -> Image | None:
+    def _read(self, path: Path) -> Decoded | None:
         try:
             data = path.read_bytes()
         except OSError:
             data = b""
         why = "not a readable picture"
         try:
-            image, deep = decode_with_depth(data)
+            found = decode(data)
         except MemoryError:
-            image, deep, why = None, False, "not enough memory to read it"
+            found, why = None, "not enough memory to read it"
             self.short = self.short or path
-        if deep and not self.said_deep:
-            self.notes.append(f"{path.name} has 16 bits per channel, the network sees and gives 8")
-            self.said_deep = True
-        if image is None:
+        if found is None:
             self.skipped += 1
             self.notes.append(f"skipped {path}: {why}")
-        return image
+        elif found.deep and not self.said_deep:
+            self.notes.append(f"{path.name} has 16 bits per channel, the network sees and gives 8")
+            self.said_deep = True
+        return found
 
     def __iter__(self) -> Iterator[Frame]:
         for index, path in enumerate(self.files):
-            image = self._read(path)
-            if image is not None:
-                yield Frame(image, index, float(index), path.name)
+            found = self._read(path)
+            if found is not None:
+                yield Frame(found.image, index, float(index), path.name, profile=found.profile)
 
     def close(self) -> None:
         self.files = []

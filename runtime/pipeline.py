@@ -21,7 +21,7 @@ from sdps.core.frame import Frame, Image, check_image
 from sdps.runtime.events import Events, Listener
 from sdps.runtime.guard import Guard, Started
 from sdps.runtime.overlay import mark_stale, write_lines
-from sdps.runtime.several_sinks import LaterSink
+from sdps.runtime.several_sinks import LaterSink, stop_waiting
 from sdps.runtime.stream import Sink, Source
 from sdps.runtime.summary import Summary
 
@@ -81,7 +81,7 @@ class Pipeline:
         self._marked_at = 0.0
         self._written_at: deque[float] = deque(maxlen=60)
         self._unreadable = 0
-        self._closed = False
+        self._closed = self._failed = False
         if on_event:
             self.events.listen(on_event)
         if isinstance(sink, LaterSink):
@@ -105,6 +105,7 @@ class Pipeline:
     def stop(self) -> None:
         """Ends the run after the frame at hand; may be called from any thread or a callback."""
         self.stopping.set()
+        stop_waiting(self.sink)
 
     def run(self) -> Summary:
         """Runs to the end of the source, to the limit, to `stop`, Ctrl-C or SIGTERM.
@@ -132,10 +133,10 @@ class Pipeline:
         except KeyboardInterrupt:
             self.summary.complete = False
         except BaseException:
-            failed = True
+            failed, self.summary.complete = True, False
             raise
         finally:
-            self._closed = True
+            self._closed, self._failed = True, failed
             self.stopping.set()
             self.summary.seconds = time.monotonic() - begin
             self._drain()
@@ -164,7 +165,7 @@ class Pipeline:
         self._gather()
         state = getattr(self.source, "state", "live" if self.live else "reading")
         if self.stopping.is_set():
-            state = "ended"
+            state = "failed" if self._failed else "ended"
         elif state == "live" and self.guard.trouble:
             state = f"model-{self.guard.trouble}"
         newest = self._written_at[-1] if self._written_at else None
@@ -254,7 +255,7 @@ class Pipeline:
                 raise item
             rainy, clean = item
             self._last = (rainy, clean)
-            going_on = self.sink.write(rainy, self._drawn_on(clean))
+            going_on = self.sink.write(*self._drawn_on(rainy, clean))
             now = time.monotonic()
             self.summary.latency.append(now - clean.arrived)
             self._written_at.append(now)
@@ -272,9 +273,15 @@ class Pipeline:
             return False
         return True
 
-    def _drawn_on(self, clean: Frame) -> Frame:
+    def _drawn_on(self, rainy: Frame, clean: Frame) -> tuple[Frame, Frame]:
+        """With the overlay on both, because a wipe shows the left part of the rainy one, where it stands."""
         lines = self.overlay() if self.overlay else []
-        return clean.with_image(write_lines(clean.image, lines)) if lines else clean
+        if not lines:
+            return rainy, clean
+        return (
+            rainy.with_image(write_lines(rainy.image, lines)),
+            clean.with_image(write_lines(clean.image, lines)),
+        )
 
     def _idle(self) -> bool:
         """Shows the last picture again, marked, once a second while the source is silent."""
@@ -282,10 +289,13 @@ class Pipeline:
         if self._last and getattr(self.source, "is_stale", False) and now - self._marked_at >= STALE_EVERY:
             self._marked_at = now
             rainy, clean = self._last
-            marked = mark_stale(clean.image, now - clean.arrived)
-            time_now = clean.time + now - clean.arrived
-            clean = replace(clean, image=marked, stale=True, time=time_now)
-            if not self.sink.write(replace(rainy, stale=True), clean):
+            age = now - clean.arrived
+            # Both, because a comparison shows parts of both.
+            rainy, clean = (
+                replace(frame, image=mark_stale(frame.image, age), stale=True, time=frame.time + age)
+                for frame in (rainy, clean)
+            )
+            if not self.sink.write(rainy, clean):
                 return False
         return self.sink.idle()
 
@@ -343,7 +353,7 @@ class Pipeline:
             if self.stopping.is_set():  # asked twice: at once
                 raise KeyboardInterrupt
             self.summary.complete = False
-            self.stopping.set()
+            self.stop()
 
         return {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
 

@@ -79,11 +79,16 @@ class RunView:
             pipeline.events.listen(self._say)
             if self.health:
                 stack.callback(HealthFile(self.health, pipeline.figures).close)
+            text = ""
             try:
                 return pipeline.run()
+            except SdpsError as error:
+                text = error.message
+                raise
             finally:
                 if self.log:
-                    self.log.write("end", sentence(pipeline.summary, self.sink), **pipeline.summary.figures())
+                    text = text or sentence(pipeline.summary, self.sink)
+                    self.log.write("end", text, **pipeline.summary.figures())
 
     def _say(self, event: Event) -> None:
         if event.loud and not self.quiet:
@@ -140,11 +145,18 @@ def judge(summary: Summary, source: Source, limit: int | None) -> None:
     if not summary.written:
         raise SdpsError("Not one frame was written.", "Is the input complete?")
     video = source.info.kind == "video" and limit is None and summary.complete
-    expected = source.info.frames if video else None
+    missing = getattr(source, "missing", 0.0) if video and not source.info.cut else 0.0
+    if missing:
+        raise SdpsError(
+            f"The input ended {missing:.1f} s too early, after {summary.written} frames.",
+            "It is cut off; the output holds what could be read.",
+        )
+    # How many frames a file has is often an estimate only, and proves nothing by itself.
+    expected = source.info.frames if video and summary.skipped else None
     if expected and summary.written < 0.95 * expected - 2:
         raise SdpsError(
-            f"The input ended after {summary.written} of {expected} frames.",
-            "It is damaged or cut off; the output holds what could be read.",
+            f"Only {summary.written} of {expected} frames of the input could be read.",
+            "It is damaged; the output holds what could be read.",
         )
     if summary.passed and not source.info.live:
         raise SdpsError(

@@ -10,6 +10,13 @@ from sdps.runtime.events import Events
 from sdps.runtime.stream import Sink, StreamInfo
 
 
+def stop_waiting(sink: Sink) -> None:
+    """Tells an output that may wait within `write`, as a window does, that the run ends."""
+    stop = getattr(sink, "stop", None)
+    if stop is not None:
+        stop()
+
+
 class SeveralSinks:
     """Hands each frame to every output. The first that asks to stop ends the run.
 
@@ -32,6 +39,10 @@ class SeveralSinks:
 
     def idle(self) -> bool:
         return self._each(lambda sink: sink.idle())
+
+    def stop(self) -> None:
+        for sink in list(self.sinks):
+            stop_waiting(sink)
 
     def close(self, complete: bool = True) -> None:
         self._end(lambda sink: sink.close(complete))
@@ -92,6 +103,10 @@ class LaterSink:
 
     def idle(self) -> bool:
         return self._sink is None or self._sink.idle()
+
+    def stop(self) -> None:
+        if self._sink is not None:
+            stop_waiting(self._sink)
 
     def close(self, complete: bool = True) -> None:
         if self._sink is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 import sys
@@ -99,7 +100,10 @@ def _open(
     if path.is_file():
         return PictureSource([path]) if path.suffix.lower() in PICTURES else VideoSource(str(path.resolve()))
     if any(c in uri for c in "*?["):
-        files = sorted((Path(p) for p in glob.glob(uri) if Path(p).suffix.lower() in PICTURES), key=natural)
+        files = sorted(
+            (Path(p) for p in glob.glob(uri, recursive=True) if Path(p).suffix.lower() in PICTURES),
+            key=natural,
+        )
         if files:
             return PictureSource(files)
         raise UsageError(f"No picture matches {uri!r}.", "Quote the pattern, and check the folder.")
@@ -115,9 +119,10 @@ def _open_stream(uri: str, wait: bool, say: Callable[[str], None] | None) -> Sou
         return VideoSource(uri, live=True)
 
     first: VideoSource | None = None
-    if uri.startswith("http") and not wait:
-        first = VideoSource(uri)
-        if not first.info.live:
+    if uri.startswith("http"):
+        with contextlib.nullcontext() if not wait else contextlib.suppress(SourceError):
+            first = VideoSource(uri)
+        if first is not None and not first.info.live:
             return first
     return LiveSource(connect, redacted(uri), wait, first, say=say)
 

@@ -31,7 +31,8 @@ class StreamInfo:
         color: Matrix and range of the frames as they were coded.
         aspect: Sample aspect ratio, width over height of a pixel.
         notes: What a user should hear, one line each.
-        offset: Seconds of the file before the first frame that is read (--start).
+        offset: Moment of the file's own clock, in seconds, at which frames have the time 0: where the file
+            begins (films from a broadcast hardly begin at 0), and what is left out (--start).
         cut: Whether the reading ends before the file does (--duration), and so must its sound.
     """
 

@@ -15,7 +15,7 @@ import av
 from sdps.core.errors import SinkError, UsageError
 from sdps.core.frame import Frame, Image
 from sdps.runtime.carried import Carried
-from sdps.runtime.color import ColorSpec, to_yuv
+from sdps.runtime.color import BT709, UNSPECIFIED, to_yuv
 from sdps.runtime.compare import compose, sweep
 from sdps.runtime.events import Events
 from sdps.runtime.fit import fit
@@ -70,7 +70,7 @@ class VideoSink:
         self.path, self.info, self.compare, self.codec = path, info, compare, codec
         self.place, self.events, self.said_size = str(path), Events(), False
         self.temporary = _part(path) if info.live else path.with_name(_hidden(path))
-        self.color = ColorSpec(info.color.matrix, info.color.range)
+        self.color = info.color
         self.stream: Any = None
         self.last_pts = -1
         self.carried: Carried | None = None
@@ -98,9 +98,11 @@ class VideoSink:
         context = stream.codec_context
         context.time_base = self.time_base
         context.colorspace, context.color_range = self.color.matrix, self.color.range
-        if self.color.matrix == 1:
-            context.color_primaries = context.color_trc = 1
-        if self.info.aspect != 1 and self.compare != "side":
+        # What BT.709 leaves unsaid is BT.709's.
+        unsaid = BT709 if self.color.matrix == BT709 else UNSPECIFIED
+        context.color_primaries = unsaid if self.color.primaries == UNSPECIFIED else self.color.primaries
+        context.color_trc = unsaid if self.color.transfer == UNSPECIFIED else self.color.transfer
+        if self.info.aspect != 1:
             stream.sample_aspect_ratio = self.info.aspect
         self.stream, self.size = stream, (height, width)
         if self.info.kind == "video" and self.info.inputs:

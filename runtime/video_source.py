@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
-import numpy as np
 from av.error import HTTPForbiddenError, HTTPUnauthorizedError
 
 from sdps.core.errors import SourceError
-from sdps.core.frame import Frame, Image
+from sdps.core.frame import Frame
 from sdps.runtime.color import ColorSpec, to_rgb
+from sdps.runtime.events import Events
+from sdps.runtime.file_clock import JUMP, FileClock
+from sdps.runtime.orientation import display_matrix, lies, upright
 from sdps.runtime.redact import redacted
 from sdps.runtime.stream import SourceRefused, StreamInfo
 
@@ -21,6 +24,8 @@ OPEN_TIMEOUT, READ_TIMEOUT = 8.0, 5.0
 """Seconds to wait for a server to open, and for data."""
 MAX_ERRORS = 200
 """Undecodable packets in a row after which a file is given up."""
+SEEK_BEFORE = (0.0, 2.0, 8.0, 30.0)
+"""Seconds before a moment at which a key frame is looked for, in turn; then the beginning."""
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,flv,live_flv,ogg,asf,mxf,nut,ivf,"
     "h264,hevc,av1,obu,m4v,mjpeg,mjpeg_2000,dv,gif,apng,yuv4mpegpipe,wtv,rm,swf,vob,y4m"
@@ -32,8 +37,8 @@ a file that is called .mp4 and is a list could read whatever this user may read.
 class VideoSource:
     """Decodes the first video stream of a file, URL or pipe.
 
-    Presentation times, rotation, colour matrix and range are the file's. Packets that do not
-    decode are skipped and counted.
+    Presentation times (from the file's first moment), rotation, colour matrix and range are the file's.
+    Packets that do not decode are skipped and counted.
 
     Args:
         origin: A path, a URL (see sources.STREAMS), or a binary file object that holds Y4M.
@@ -57,18 +62,26 @@ class VideoSource:
         live = live or (self.remote and self.container.duration is None)
         # Decoding frame-parallel is fastest, and holds back as many frames as there are threads.
         self.stream.thread_type = "SLICE" if live else "AUTO"
-        self.failure = ""
+        self.failure, self.events, self.live = "", Events(), live
+        self.length = (self.container.duration or 0) / av.time_base
+        self.newest = 0.0  # the latest moment, by the file's clock, of any packet
         self.decoded: Iterator[av.VideoFrame] = self._decode()
         # The first frame tells what headers leave open: rotation, colour, the true size.
         self.first = next(self.decoded, None)
         if self.first is None:
             self.container.close()
             raise SourceError(f"{self.name} holds no frame that can be decoded.", "Is the file complete?")
-        turned = int(self.first.rotation) % 180 != 0
+        turned = lies(display_matrix(self.first))
         height, width = self.first.height, self.first.width
         aspect = Fraction(self.stream.sample_aspect_ratio or 1)
         rate = self.stream.average_rate or self.stream.guessed_rate or 25
         depth = max((c.bits for c in self.first.format.components), default=8)
+        notes = [f"the input has {depth} bits per channel, the network sees and gives 8"] * (depth > 8)
+        if self.remote and not live and self.container.streams.audio:
+            notes.append("the sound of a film over HTTP is not carried over; download it first to keep it")
+        # A sound that begins before 0 to be cut, as Opus has it, is not where the film begins.
+        begin = 0.0 if live else max(0, self.container.start_time or 0) / av.time_base
+        coded = self.stream.codec_context
         self.info = StreamInfo(
             kind="video",
             width=height if turned else width,
@@ -78,9 +91,10 @@ class VideoSource:
             live=live,
             inputs=() if self.remote or uri == "-" else (Path(uri),),
             time_base=Fraction(self.stream.time_base or Fraction(1, 90_000)),
-            color=ColorSpec.of(self.first),
+            color=ColorSpec.of(self.first, int(coded.color_primaries), int(coded.color_trc)),
             aspect=1 / aspect if turned else aspect,
-            notes=[f"the input has {depth} bits per channel, the network sees and gives 8"] * (depth > 8),
+            notes=notes,
+            offset=begin,
         )
 
     def _open(self, origin: Any, uri: str) -> Any:
@@ -104,23 +118,47 @@ class VideoSource:
             raise SourceError(f"{self.name} cannot be opened: {reason}.", remedy) from None
 
     def _estimate(self) -> int | None:
-        if self.container.duration and self.stream.average_rate:
-            return round(self.container.duration / av.time_base * self.stream.average_rate)
+        if self.length and self.stream.average_rate:
+            return round(self.length * self.stream.average_rate)
         return None
 
+    @property
+    def missing(self) -> float:
+        """Seconds at the end that the file says it has, and for which it held neither a picture nor a sound:
+        it is cut off. To be asked when all was read. A twentieth and two frames are not counted."""
+        missing = self.length - (self.newest - self.info.offset)
+        return missing if not self.live and missing > 0.05 * self.length + 2 / float(self.info.fps) else 0.0
+
     def seek(self, seconds: float) -> None:
-        """Goes on from the last key frame before a moment; what lies between is for the caller to skip."""
-        start = self.container.start_time or 0
-        try:
-            self.container.seek(start + int(seconds * av.time_base), backward=True)
-        except (av.FFmpegError, OSError):
-            return  # a pipe, or a file without an index: it is read from where it is
-        self.decoded = self._decode()
-        self.first = next(self.decoded, None)
+        """Goes on from a key frame before a moment; what lies between is for the caller to skip."""
+        # Without an index (MPEG-TS) FFmpeg finds one by its place in the file, and often one behind.
+        for before in (*SEEK_BEFORE, seconds + 1):
+            moment = self.info.offset + seconds - before
+            try:
+                self.container.seek(int(moment * av.time_base), backward=True)
+            except (av.FFmpegError, OSError):
+                return  # a pipe, or a file without an index: it is read from where it is
+            self.decoded = self._decode()
+            self.first = next(self.decoded, None)
+            found = self.first.time if self.first else None
+            if before > seconds or (found is not None and found <= self.info.offset + seconds):
+                return
+
+    def _packets(self) -> Iterator[av.Packet]:
+        streams = self.container.streams
+        if self.live:
+            yield from self.container.demux(self.stream)
+            return
+        for packet in self.container.demux(self.stream, *streams.audio, *streams.subtitles):
+            if packet.pts is not None and packet.time_base:
+                end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                self.newest = max(self.newest, end)
+            if packet.stream.index == self.stream.index:
+                yield packet
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         errors = 0
-        packets = self.container.demux(self.stream)
+        packets = self._packets()
         while errors <= MAX_ERRORS:
             try:
                 packet = next(packets)
@@ -130,7 +168,7 @@ class VideoSource:
                 # Damage in a container is not its end; a generator that raised is at its own, though.
                 errors += 1
                 self.skipped += 1
-                packets = self.container.demux(self.stream)
+                packets = self._packets()
                 continue
             except (av.FFmpegError, OSError) as error:
                 self.failure = redacted(str(getattr(error, "strerror", "") or error))
@@ -146,19 +184,26 @@ class VideoSource:
             yield from frames
 
     def __iter__(self) -> Iterator[Frame]:
-        fallback = 0.0
+        clock, shift = FileClock(self.info.offset, math.inf if self.live else JUMP), 0.0
         index = 0
         frame = self.first
         self.first = None
         while frame is not None:
-            time = frame.time if frame.time is not None else fallback
-            fallback = time + float(1 / self.info.fps)
+            # PyAV before 16 knows of few files how long a frame is shown.
+            lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
+            time = clock(frame.time, lasting or float(1 / self.info.fps))
+            if clock.shift > shift:
+                self.events.emit(
+                    "clock", f"the clock of {self.name} falls back after {time:.1f} s; it goes on from there"
+                )
+            shift = clock.shift
             same = (frame.height, frame.width) in (
                 (self.info.height, self.info.width),
                 (self.info.width, self.info.height),
             )
             color = self.info.color if same else ColorSpec.of(frame)
-            yield Frame(upright(to_rgb(frame, color), int(frame.rotation)), index, time)
+            image = upright(to_rgb(frame, color), display_matrix(frame))
+            yield Frame(image, index, time, duration=lasting)
             index += 1
             frame = next(self.decoded, None)
         if self.info.live:
@@ -189,9 +234,3 @@ def _network_options(uri: str) -> dict[str, str]:
         "protocol_whitelist": "http,https,httpproxy,tcp,tls,crypto",
         "format_whitelist": f"{CONTAINERS},mpjpeg,hls",
     }
-
-
-def upright(image: Image, rotation: int) -> Image:
-    """Turns a picture as its display matrix says (degrees counter-clockwise)."""
-    turns = round(rotation / 90) % 4
-    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image

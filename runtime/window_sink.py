@@ -8,8 +8,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from sdps.core.artifact import write_bytes
 from sdps.core.console import need
-from sdps.core.errors import SinkError
+from sdps.core.errors import SdpsError, SinkError
 from sdps.core.frame import Frame, Image
 from sdps.runtime.compare import MODES, compose
 from sdps.runtime.picture_sink import encode_picture
@@ -39,6 +40,7 @@ class WindowSink:
         self.pygame: Any = need("pygame")
         self.info, self.compare, self.place = info, compare, "window"
         self.position, self.paused, self.helped = 0.5, False, False
+        self.stopped = False
         self.opened = self.begin = time.monotonic()
         self.shown: tuple[Frame, Frame] | None = None
         self.left, self.wide = 0, info.width  # where the picture lies in the window
@@ -77,6 +79,10 @@ class WindowSink:
                 return True
             time.sleep(0.02)
 
+    def stop(self) -> None:
+        """Ends a wait for the next frame's moment, or for the end of a pause; from any thread."""
+        self.stopped = True
+
     def idle(self) -> bool:
         """Keeps the window alive, and the keys obeyed, while a slow model works on a frame."""
         self._draw()
@@ -104,6 +110,8 @@ class WindowSink:
 
     def _events(self) -> bool:
         pygame = self.pygame
+        if self.stopped:
+            return False
         for event in pygame.event.get():
             if event.type == pygame.QUIT:
                 return False
@@ -123,8 +131,14 @@ class WindowSink:
         return True
 
     def _snapshot(self) -> None:
-        path = Path(time.strftime("sdps-%Y%m%d-%H%M%S.png"))
-        path.write_bytes(encode_picture(self._image(), ".png"))
+        stem = Path(time.strftime("sdps-%Y%m%d-%H%M%S"))
+        names = (stem.with_name(f"{stem}{more}.png") for more in ("", *(f"-{i}" for i in range(2, 100))))
+        path = next((name for name in names if not name.exists()), stem.with_suffix(".png"))
+        try:
+            write_bytes(path, encode_picture(self._image(), ".png"))
+        except SdpsError as error:  # the film goes on
+            sys.stderr.write(f"no snapshot: {error.message}\n")
+            return
         sys.stderr.write(f"snapshot: {path}\n")
 
     def close(self, complete: bool = True) -> None:

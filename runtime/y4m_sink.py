@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import BinaryIO
 
+from sdps.core.errors import SinkError
 from sdps.core.frame import Frame
 from sdps.runtime.color import FULL, to_yuv
 from sdps.runtime.compare import compose, sweep
@@ -37,6 +38,10 @@ class Y4mSink:
             self.out.flush()
         except BrokenPipeError:
             return False
+        except OSError as error:
+            raise SinkError(
+                f"Standard output cannot be written: {error.strerror}.", "Is there room where it goes?"
+            ) from None
         return True
 
     def _start(self, height: int, width: int) -> None:

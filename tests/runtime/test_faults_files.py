@@ -45,7 +45,7 @@ def test_fault_17_half_an_mp4_ends_with_an_error(make_video: MakeVideo, tmp_path
     assert done.returncode == 1
     frames = len(probe(tmp_path / "out.mp4").frames)
     assert 20 < frames < 80
-    assert f"ended after {frames} of 100 frames" in done.stderr
+    assert f"s too early, after {frames} frames" in done.stderr
 
 
 def test_fault_18_corrupt_bytes_are_skipped_and_counted(make_video: MakeVideo, tmp_path: Path) -> None:

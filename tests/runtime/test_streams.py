@@ -105,7 +105,7 @@ def test_colour_bars_come_through(matrix: int, spread: int, make_video: MakeVide
     copy(path, tmp_path / "out.mp4")
     for file in (path, tmp_path / "out.mp4"):
         source = open_source(str(file))
-        assert source.info.color == color
+        assert (source.info.color.matrix, source.info.color.range) == (matrix, spread)
         frame = next(iter(source)).image
         assert np.abs(frame[24, middles].astype(int) - bars[24, middles]).max() <= 6
         source.close()
