@@ -114,6 +114,7 @@ def _train(
     first = trainer.fabric.is_global_zero
     notes: dict[str, Any] = {"seconds": 0.0, "best": -math.inf, **folder.load(trainer)}
     pending = notes.pop("pending", False)
+    notes.setdefault("validated", trainer.step)
     if first:
         folder.begin(trainer, pending)
     earlier, began = notes["seconds"], time.monotonic()
@@ -127,6 +128,7 @@ def _train(
     def mark(screen: _Screen) -> list[Group]:
         """Saves, validates and logs; every process takes part in nothing but the waiting."""
         groups: list[Group] = []
+        notes["validated"] = trainer.step
         if first:
             # Before anything that can fail; a run that is killed meanwhile validates when it goes on.
             notes["seconds"] = spent()
@@ -201,7 +203,7 @@ def _train(
             notes["seconds"] = spent()
             if first:
                 folder.save(trainer, notes)
-        elif trainer.step > marked_step:
+        elif trainer.step > notes["validated"]:  # it may have been stopped at its last step
             screen.validated(mark(screen))
     speed = patches / max(busy, 1e-9)
     finished = not stop.signal

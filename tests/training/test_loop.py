@@ -110,6 +110,26 @@ def test_a_stopped_run_saves_and_goes_on_to_the_very_same_weights(
     assert same_weights(tmp_path, straight)
 
 
+class Told(Trainer):
+    """SIGTERM comes during its last step."""
+
+    def advance(self) -> float:
+        if self.step == self.recipe.steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().advance()
+
+
+def test_a_run_that_is_stopped_at_its_last_step_validates_when_it_goes_on(tmp_path: Path) -> None:
+    source = PhotoSource(PHOTOS)
+    validate = on_photos(PHOTOS[:1], ("heavy",))
+    ending = train(Told(SDPSFNet(NET), source, QUICK), RunFolder(tmp_path, source), validate)
+    assert (ending.signal, ending.step, log(tmp_path)) == (signal.SIGTERM, QUICK.steps, [])
+    for _ in range(2):
+        ending = run(tmp_path, validate)
+        assert (ending.here, [entry["step"] for entry in log(tmp_path)]) == (0, [QUICK.steps])
+        assert ending.best > 0 and (tmp_path / "best.safetensors").is_file()
+
+
 def test_a_killed_run_goes_on_to_the_very_same_weights(straight: Path, tmp_path: Path) -> None:
     process = multiprocessing.get_context("spawn").Process(target=run, args=(tmp_path,))
     process.start()
