@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from sdps.core.errors import MissingDependency, TrainingError
+from sdps.core.errors import MissingDependency, SourceError, TrainingError
 from sdps.training.run_folder import RunFolder
 from sdps.training.trainer import Trainer
 from sdps.training.validation import Group, Validate, overall
@@ -98,6 +98,7 @@ def train(
     Raises:
         UsageError: another process trains there, or the run there is of other pictures or options.
         TrainingError: the device failed, or PATIENCE steps in a row were not finite.
+        SourceError: no picture can be read any more; the steps until then are saved.
         SdpsError: `last.pt` is damaged, or cannot be written.
     """
     with folder.alone(trainer.fabric.is_global_zero):
@@ -124,6 +125,11 @@ def _train(
 
     def spent() -> float:
         return float(earlier + time.monotonic() - began)
+
+    def save() -> None:
+        notes["seconds"] = spent()
+        if first:
+            folder.save(trainer, notes)
 
     def mark(screen: _Screen) -> list[Group]:
         """Saves, validates and logs; every process takes part in nothing but the waiting."""
@@ -166,8 +172,15 @@ def _train(
         ):
             batch = trainer.recipe.phases[trainer.recipe.phase(trainer.position)][2]
             begin, area = time.monotonic(), trainer.pixels
-            with _failing_clearly(trainer, marked_step):
-                losses.append(trainer.advance())
+            try:
+                with _failing_clearly(trainer, marked_step):
+                    losses.append(trainer.advance())
+            except SourceError as error:  # a network disk that went away may come back
+                if trainer.step == since_step:
+                    raise
+                save()
+                kept = f"Step {trainer.step} is saved, and the same command goes on from there."
+                raise SourceError(str(error), kept) from error
             lost = lost + 1 if math.isnan(losses[-1]) else 0
             if lost >= PATIENCE:
                 raise _diverged(trainer.step, lost, marked_step)
@@ -200,9 +213,7 @@ def _train(
                         curves.add_scalar(f"psnr/{group.name}", group.after, trainer.step)
                         curves.add_scalar(f"ssim/{group.name}", group.ssim, trainer.step)
         if _any(trainer, stop.signal != 0):  # whoever stops it does not want to wait for a validation
-            notes["seconds"] = spent()
-            if first:
-                folder.save(trainer, notes)
+            save()
         elif trainer.step > notes["validated"]:  # it may have been stopped at its last step
             screen.validated(mark(screen))
     speed = patches / max(busy, 1e-9)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from sdps.calibration.fake_quant import compile_rounding, parameter_groups, rounds
 from sdps.core.console import need
-from sdps.core.errors import UsageError
+from sdps.core.errors import SdpsError, UsageError
 from sdps.model import SDPSFNet
 from sdps.model.deploy import denormalise, normalise
 from sdps.training.data import Source, Steps
@@ -267,7 +267,11 @@ class Trainer:
                 worker_init_fn=_leave_signals_to_the_main_process,
             )
             self.ahead = iter(loader)
-        return next(self.ahead)
+        try:
+            return next(self.ahead)
+        except SdpsError as error:  # before its line PyTorch puts the whole traceback of the other process
+            line = error.message.splitlines()[-1]
+            raise type(error)(line.partition(f"{type(error).__name__}: ")[2] or line) from None
 
     def _upcoming(self) -> Iterator[tuple[int, int]]:
         """Steps from the next one on, with their phases, until the schedule ends."""

@@ -14,9 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from sdps.core.errors import SourceError
 from sdps.model import SDPSFNet, SDPSFNetConfig
-from sdps.training.data import PhotoSource, Source
+from sdps.training.data import PairSource, PhotoSource, Source
+from sdps.training.datasets import Pair
 from sdps.training.loop import Ending, train
 from sdps.training.recipe import Recipe
 from sdps.training.run_folder import RunFolder
@@ -47,17 +50,11 @@ def no_process_is_left() -> Iterator[None]:
     assert multiprocessing.active_children() == []
 
 
-def run(
-    out: Path,
-    happens: Callable[[], object],
-    source: Source = PHOTOS,
-    workers: int = 2,
-    every: float = math.inf,
-) -> Ending:
+def run(out: Path, happens: Callable[[], object], source: Source = PHOTOS, workers: int = 2) -> Ending:
     torch.manual_seed(ENDLESS.seed)
     trainer = Disturbed(SDPSFNet(NET), source, ENDLESS, workers=workers)
     trainer.happens = happens
-    return train(trainer, RunFolder(out, source), lambda network: [], every)
+    return train(trainer, RunFolder(out, source), lambda network: [], every=math.inf)
 
 
 def saved_step(out: Path) -> int:
@@ -78,6 +75,23 @@ def test_a_signal_to_all_processes_of_a_run_stops_and_saves_it(
     ending = run(tmp_path, happens)
     assert (ending.finished, ending.signal, ending.step) == (False, number, 3)
     assert saved_step(tmp_path) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_where_the_pictures_are_gone_a_line_says_so_and_what_was_trained_is_saved(
+    workers: int, tmp_path: Path
+) -> None:
+    pair = Pair("0", tmp_path / "rainy.png", tmp_path / "clean.png")
+    for path in (pair.rainy, pair.clean):
+        Image.fromarray(PHOTOS.photos[0]).save(path)
+    with pytest.raises(SourceError) as told:
+        run(tmp_path / "run", pair.rainy.unlink, PairSource([pair]), workers)
+    step = saved_step(tmp_path / "run")
+    assert step >= 2  # and those that were prepared ahead
+    assert str(told.value) == (
+        "None of the training pictures can be read. Are they still there? "
+        f"Step {step} is saved, and the same command goes on from there."
+    )
 
 
 def test_where_a_process_is_killed_the_others_are_ended(tmp_path: Path) -> None:
