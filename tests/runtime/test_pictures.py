@@ -15,13 +15,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pictures
+from PIL import ImageCms
 
 from sdps.core.errors import SinkError
 from sdps.core.frame import Image
-from sdps.core.pictures import decode_picture
+from sdps.core.pictures import decode, decode_picture
 from sdps.core.samples import PICTURE, sample
 from sdps.runtime.picture_sink import WRITABLE, encode_picture
-from sdps.runtime.sources import PICTURES
+from sdps.runtime.pipeline import Pipeline
+from sdps.runtime.sinks import open_sink
+from sdps.runtime.sources import PICTURES, open_source
 
 MakePicture = Callable[[int, int], Image]
 
@@ -86,6 +89,33 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes, more: byt
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + more + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif"])
+def test_a_colour_profile_is_kept(suffix: str, tmp_path: Path) -> None:
+    """Without it a telephone's photograph, in Display P3, would change its colours."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    Pictures.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / f"in{suffix}", icc_profile=profile)
+    source = open_source(str(tmp_path / f"in{suffix}"))
+    Pipeline(source, lambda image: image, open_sink(str(tmp_path / f"out{suffix}"), source.info)).run()
+    assert Pictures.open(tmp_path / f"out{suffix}").info["icc_profile"] == profile
+
+
+def test_a_profile_of_other_colours_than_rgb_is_not(tmp_path: Path) -> None:
+    """What was grey is RGB afterwards."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    profile[16:20] = b"GRAY"
+    Pictures.new("L", (64, 48), 90).save(tmp_path / "in.png", icc_profile=bytes(profile))
+    decoded = decode((tmp_path / "in.png").read_bytes())
+    assert decoded is not None and decoded.profile == b""
+
+
+def test_a_glob_goes_through_folders(picture: MakePicture, tmp_path: Path) -> None:
+    for name in ("a.png", "b/c.png", "b/d/e.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Pictures.fromarray(picture(8, 8)).save(tmp_path / name)
+    source = open_source(str(tmp_path / "**/*.png"))
+    assert [frame.name for frame in source] == ["a.png", "c.png", "e.png"]
 
 
 @pytest.mark.parametrize(("colour", "channels"), [(0, 1), (2, 3), (4, 2), (6, 4)])

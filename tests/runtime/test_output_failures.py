@@ -1,0 +1,154 @@
+"""Outputs that fail or wait, and what a comparison must not hide."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sdps import Derainer
+from sdps.core.errors import SinkError, UsageError
+from sdps.core.frame import Frame
+from sdps.runtime.compare import compose
+from sdps.runtime.live_source import LiveSource, Patience
+from sdps.runtime.overlay import RED
+from sdps.runtime.pipeline import Pipeline
+from sdps.runtime.sinks import NullSink, open_sink
+from sdps.runtime.sources import open_source
+from sdps.runtime.stream import StreamInfo
+from sdps.runtime.window_sink import WindowSink
+
+from .conftest import MakeVideo, probe
+from .live import Fake, Run, ticking
+
+COMMAND = [sys.executable, "-c", "from sdps.runtime.cli import main; main()", "--provider", "identity"]
+FULL = Path("/dev/full")
+
+
+def camera(count: int = 10**9, rate: float = 50, **patience: float) -> LiveSource:
+    return LiveSource(lambda: Fake(ticking(count, rate)), "fake", patience=Patience(**patience))
+
+
+def test_a_folder_that_fails_leaves_the_recording_alone(tmp_path: Path) -> None:
+    source = camera()
+    pictures, film = tmp_path / "pictures", tmp_path / "film.mp4"
+    with Run(source, open_sink([str(pictures), str(film)], source.info)) as run:
+        run.frames(5)
+        shutil.rmtree(pictures)
+        pictures.write_text("in its place")
+        assert str(pictures) in run.event("sink").text
+        run.frames(5)
+    assert run.error is None
+    assert len(probe(film).frames) > 5
+
+
+def test_a_full_standard_output_leaves_the_recording_alone(tmp_path: Path) -> None:
+    source, film = camera(), tmp_path / "film.mp4"
+    with (
+        FULL.open("wb", buffering=0) as full,
+        Run(source, open_sink(["-", str(film)], source.info, stdout=full)) as run,
+    ):
+        assert "Standard output cannot be written: No space" in run.event("sink").text
+        run.frames(5)
+    assert run.error is None
+    assert len(probe(film).frames) > 4
+
+
+def test_a_full_standard_output_of_a_file_is_one_clear_line(make_video: MakeVideo) -> None:
+    with FULL.open("wb") as full:
+        done = subprocess.run(
+            [*COMMAND, "--input", str(make_video()), "--output", "-"], stdout=full, stderr=-1, text=True
+        )
+    assert done.returncode == 1
+    assert "error: Standard output cannot be written: No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_window_that_waits_hears_of_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    window = WindowSink(StreamInfo("video", 64, 48))
+    picture = np.zeros((48, 64, 3), np.uint8)
+    assert window.write(Frame(picture), Frame(picture))
+    threading.Timer(0.2, window.stop).start()
+    late = Frame(picture, 1, 3600.0)
+    assert not window.write(late, late)
+    window.close()
+
+
+def test_a_snapshot_that_cannot_be_kept_ends_nothing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    import pygame
+
+    window = WindowSink(StreamInfo("camera", 64, 48, live=True))
+    frame = Frame(np.zeros((48, 64, 3), np.uint8))
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+
+    def press_s() -> bool:
+        pygame.event.post(pygame.event.Event(pygame.KEYDOWN, key=pygame.K_s))
+        return window.write(frame, frame)
+
+    assert press_s() and press_s()
+    assert len(list(Path().glob("sdps-*.png"))) == 2, "two in one second have two names"
+    (tmp_path / "here").rename(tmp_path / "there")
+    shutil.rmtree(tmp_path / "there")
+    assert press_s()
+    assert "no snapshot: " in capsys.readouterr().err
+    window.close()
+
+
+class Wipes(NullSink):
+    """Composes as an output does, with the divider at the far right: all of it is the rainy picture."""
+
+    def __init__(self) -> None:
+        self.plain: list[np.ndarray] = []
+        self.stale: list[np.ndarray] = []
+
+    def write(self, rainy: Frame, clean: Frame) -> bool:
+        (self.stale if clean.stale else self.plain).append(compose("wipe", rainy.image, clean.image, 1.0))
+        return True
+
+
+def test_a_wipe_hides_neither_the_mark_nor_the_overlay() -> None:
+    sink = Wipes()
+    with Run(camera(20, stale=0.2), sink, overlay=lambda: ["words"]) as run:
+        run.until(lambda: run.seen and run.event("stale"))
+        run.pipeline.stopping.wait(1.5)
+    assert sink.stale and (sink.stale[-1] == RED).all(-1).sum() > 300
+    corner = sink.plain[3][-12:, 2:30]
+    assert (corner == 0).any() and (corner > 200).any(), "black ground and white letters"
+
+
+@pytest.mark.parametrize(("tile", "overlap"), [(50, None), (32, 20)])
+def test_tiles_that_do_not_fit_are_wrong_usage_of_a_camera_too(tile: int, overlap: int | None) -> None:
+    with (
+        Derainer.load(provider="cpu", tile=tile, overlap=overlap) as derainer,
+        pytest.raises(UsageError, match="does not fit"),
+    ):
+        Pipeline(camera(), derainer, NullSink()).run()
+
+
+def test_a_failed_run_is_not_called_healthy(make_video: MakeVideo, tmp_path: Path) -> None:
+    class Broken(NullSink):
+        def write(self, rainy: Frame, clean: Frame) -> bool:
+            raise SinkError("It is full.")
+
+    pipeline = Pipeline(open_source(str(make_video())), lambda image: image, Broken())
+    with pytest.raises(SinkError):
+        pipeline.run()
+    figures = pipeline.figures()
+    assert (figures["state"], figures["healthy"], figures["complete"]) == ("failed", False, False)
+    log = tmp_path / "run.jsonl"
+    with FULL.open("wb") as full:
+        command = [*COMMAND, "--input", str(make_video()), "--output", "-", "--log", str(log)]
+        subprocess.run(command, stdout=full, stderr=-1, check=False)
+    last = json.loads(log.read_text().splitlines()[-1])
+    assert last["kind"] == "end" and "Standard output cannot be written" in last["text"]
