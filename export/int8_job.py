@@ -31,7 +31,7 @@ from sdps.core.manifest import GraphManifest
 from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import REFERENCE, macs_by_node
 from sdps.export.module_map import export_mapped
-from sdps.export.onnx_export import describe, export_graph, manifest_of
+from sdps.export.onnx_export import check_graph, describe, export_graph, manifest_of
 from sdps.export.precision import fp32_islands, to_fp16
 from sdps.export.rehearsal import rehearse
 
@@ -312,7 +312,7 @@ def _finish(
         calibrated = calibrated.onto(source, find_layers(source, macs_by_node(source), fp32_islands(source)))
     names = [layer.name for index, layer in enumerate(calibrated.layers) if index in positions]
     graph = convert(infer_types(calibrated.graph(names)))
-    onnx.checker.check_model(graph, full_check=True)
+    check_graph(graph)
     return graph, manifest_of(source).rewrites
 
 

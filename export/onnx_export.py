@@ -64,11 +64,20 @@ def export_graph(
     elif manifest.precision == "bf16":
         model = to_bf16(model)
     describe(model, replace(manifest, rewrites=applied))
+    check_graph(model)
+    return model
+
+
+def check_graph(model: onnx.ModelProto) -> None:
+    """Holds a graph to ONNX's rules, shapes and types included.
+
+    Raises:
+        ExportError: it breaks one.
+    """
     try:
         onnx.checker.check_model(model, full_check=True)
-    except onnx.checker.ValidationError as error:
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(f"The exported graph is not valid ONNX: {_first_line(error)}") from error
-    return model
 
 
 def describe(model: onnx.ModelProto, manifest: GraphManifest) -> None:

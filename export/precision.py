@@ -92,8 +92,8 @@ def precision_report(model: ModelProto) -> PrecisionReport:
 
 
 def narrow_type(model: ModelProto) -> int | None:
-    """The 16-bit type that a graph's weights have, if any."""
-    return next((w.data_type for w in model.graph.initializer if w.data_type in NARROW), None)
+    """The 16-bit type of a graph's tensors, if any, weights or not."""
+    return next((kind for kind in tensor_types(model).values() if kind in NARROW), None)
 
 
 def to_fp16(model: ModelProto) -> ModelProto:
@@ -150,7 +150,10 @@ def _narrowed(half: ModelProto, narrow: int) -> ModelProto:
 
 
 def fp32_islands(model: ModelProto) -> set[int]:
-    """Indices of the nodes that stay FP32, by the rule in this file's docstring."""
+    """Indices of the nodes that stay FP32, by the rule in this file's docstring.
+
+    With Q/DQ pairs on its convolutions a graph has the same islands as without.
+    """
     graph = model.graph
     types = tensor_types(model)
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -165,6 +168,8 @@ def fp32_islands(model: ModelProto) -> set[int]:
     early = {value.name for value in graph.input}
     stays: set[int] = set()
     for index, node in enumerate(graph.node):
+        if node.op_type == "DequantizeLinear":  # reads integers alone, and belongs to the convolution after
+            continue
         sources = [name for name in node.input if types.get(name) in (FLOAT, UINT8) and name not in constants]
         if _is_spatial_mean(node, constants) or pooled.issuperset(sources):
             # A resized map is as large as the picture again: what convolves it is no longer cheap.

@@ -72,7 +72,7 @@ class VideoSink:
         self.temporary = _part(path) if info.live else path.with_name(_hidden(path))
         self.color = info.color
         self.stream: Any = None
-        self.last_pts = -1
+        self.last_pts, self.lasting = -1, 0.0
         self.carried: Carried | None = None
         self.broken = False
         try:
@@ -126,6 +126,7 @@ class VideoSink:
             # Two frames never share a moment, whatever a damaged file says.
             self.last_pts = max(round(seconds / self.time_base), self.last_pts + 1)
             frame.pts, frame.time_base = self.last_pts, self.time_base
+            self.lasting = clean.duration
             self.container.mux(self.stream.encode(frame))
             if self.carried:
                 self.carried.copy_until(float(self.last_pts * self.time_base))
@@ -166,7 +167,10 @@ class VideoSink:
             self._keep_pieces()
             return
         try:
-            self.container.mux(self.stream.encode())
+            packets = self.stream.encode()
+            if packets and self.lasting:  # encoders take the mean; the last picture may stand for long
+                packets[-1].duration = round(Fraction(self.lasting) / packets[-1].time_base)
+            self.container.mux(packets)
             if self.carried:
                 whole = complete and not self.info.cut
                 self.carried.finish(None if whole else float(self.last_pts * self.time_base))

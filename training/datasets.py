@@ -59,14 +59,23 @@ class DataSet:
     Attributes:
         folder: Where it lies.
         parts: 'train', 'val', 'test', 'test/Rain100H', ... or 'all', each in the order of names.
-        problems: One line for each file without a partner.
+        unpaired: One line for each file without a partner, by part.
         strange: Folders that are called like a part and hold no set that is understood, by part.
     """
 
     folder: Path
     parts: dict[str, list[Pair]]
-    problems: list[str] = field(default_factory=list)
+    unpaired: dict[str, list[str]] = field(default_factory=dict)
     strange: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def problems(self) -> list[str]:
+        """Of all parts."""
+        return [line for lines in self.unpaired.values() for line in lines]
+
+    def problems_of(self, *wanted: str) -> list[str]:
+        """Of these parts, with their sub-folders."""
+        return [line for key, lines in self.unpaired.items() if key.split("/")[0] in wanted for line in lines]
 
     def part(self, *wanted: str) -> dict[str, list[Pair]]:
         """The first of the wanted parts that is there, with its sub-folders; empty if none is."""
@@ -100,20 +109,20 @@ def recognise(folder: Path) -> DataSet:
 def _recognise(folder: Path) -> DataSet:
     """The same without an error: a set without parts, if there are no pairs."""
     parts: dict[str, list[Pair]] = {}
-    problems: list[str] = []
+    unpaired: dict[str, list[str]] = {}
     strange: dict[str, Path] = {}
     called = {inside: part for inside in _folders(folder) if (part := _part(inside.name))}
     for inside, part in called.items():
         exactly = inside.name.lower() in PARTS[part]
-        sets = _sets(inside, part if exactly else f"{part}/{inside.name}", problems)
+        sets = _sets(inside, part if exactly else f"{part}/{inside.name}", unpaired)
         for label, pairs in sets.items():
             parts.setdefault(label, []).extend(pairs)
         if not any(sets.values()):
             strange[part] = inside
     if not any(pairs and label.startswith("train") for label, pairs in parts.items()):
         # Beside a test part without one to train on, what is called neither is trained on.
-        parts |= _sets(folder, "all", problems, tuple(called))
-    return DataSet(folder, {name: pairs for name, pairs in parts.items() if pairs}, problems, strange)
+        parts |= _sets(folder, "all", unpaired, tuple(called))
+    return DataSet(folder, {name: pairs for name, pairs in parts.items() if pairs}, unpaired, strange)
 
 
 def pair_up(rainy: Path, clean: Path) -> tuple[list[Pair], list[str]]:
@@ -181,7 +190,12 @@ def refuse(problems: Sequence[str]) -> None:
         UsageError: there are problems.
     """
     if problems:
-        raise UsageError(f"{len(problems)} pictures do not fit: {_listed(problems)}", "Mend or remove them.")
+        raise UsageError(summary(problems), "Mend or remove them.")
+
+
+def summary(problems: Sequence[str]) -> str:
+    """How many, and the first of them."""
+    return f"{len(problems)} pictures do not fit: {_listed(problems)}"
 
 
 def scene_hash(path: Path) -> int | None:
@@ -255,7 +269,7 @@ def _part(name: str) -> str:
 
 
 def _sets(
-    folder: Path, label: str, problems: list[str], without: Sequence[Path] = ()
+    folder: Path, label: str, unpaired: dict[str, list[str]], without: Sequence[Path] = ()
 ) -> dict[str, list[Pair]]:
     """The sets in a folder: it itself, or one in each sub-folder that is not in `without`.
 
@@ -269,14 +283,14 @@ def _sets(
         rainy = rainy or (folder if any(_key(path) != path.stem.lower() for path in here) else None)
     if rainy is not None and clean is not None:
         pairs, lonely = pair_up(rainy, clean)
-        problems += lonely
+        unpaired.setdefault(label, []).extend(lonely)
         return {label: pairs}
     found: dict[str, list[Pair]] = {}
     for inside in _folders(folder):
         both = _find(inside, INPUTS), _find(inside, TARGETS)
         if all(both) and inside not in without:
             part = _part(inside.name) if label.startswith("train") else ""
-            found |= _sets(inside, f"{part or label}/{inside.name}", problems)
+            found |= _sets(inside, f"{part or label}/{inside.name}", unpaired)
     return found
 
 

@@ -178,20 +178,25 @@ def _probe(out: Path) -> None:
 
 
 def _folders(rainy: Path, clean: Path | None, limit: int) -> list[PictureSet]:
-    """The pairs to score, by set; a picture that does not fit is refused by name."""
+    """The pairs to score, by set; a picture among them that does not fit is refused by name."""
     from sdps.core.metrics import SMALLEST
-    from sdps.training.datasets import check_pairs, pair_up, recognise, refuse
+    from sdps.training.datasets import check_pairs, pair_up, recognise, refuse, summary
+    from sdps.training.report import printable
 
     if clean is not None:
         pairs, problems = pair_up(rainy, clean)
         sets = {_name(rainy): pairs}
     else:
-        data = recognise(rainy)
-        sets, problems = data.part("test", "all", "val"), data.problems
+        data, wanted = recognise(rainy), ("test", "all", "val")
+        sets = data.part(*wanted)
         if not sets:
             raise UsageError(
                 f"{rainy} holds training pictures only.", "Give two folders, rainy and clean, to score them."
             )
+        part = next(iter(sets)).split("/")[0]
+        problems = data.problems_of(*wanted[: wanted.index(part) + 1])
+        if others := [line for line in data.problems if line not in problems]:
+            typer.echo(printable(f"In parts that are not scored, {summary(others)}"), err=True)
         sets = {_name(rainy) if name == "all" else name: pairs for name, pairs in sets.items()}
     refuse(problems)
     if not any(sets.values()):

@@ -64,7 +64,9 @@ def small_maps(graph: ir.Graph) -> int:
     for node in list(graph):
         if not node.inputs or not _is_1x1(node.inputs[0]):
             continue
-        if node.op_type in ("ReduceMean", "GlobalAveragePool") and _is_1x1(node.outputs[0]):
+        # A mean over channels gives a 1x1 map as well, and is another.
+        spatial = node.op_type == "ReduceMean" and spatial_axes(node)
+        if (spatial or node.op_type == "GlobalAveragePool") and _is_1x1(node.outputs[0]):
             source = node.inputs[0]
             assert source is not None
             bypass(node, source)

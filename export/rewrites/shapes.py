@@ -11,9 +11,11 @@ def resize_like_neighbour(graph: ir.Graph) -> int:
     """A map that is resized to be concatenated with another takes the other's height and width.
 
     The concatenation demands that they be equal. The tracer computes them anew, through scalars, where
-    shape inference does not follow.
+    shape inference does not follow. A neighbour that is made after the resizing, perhaps of its result,
+    has no size yet to be taken.
     """
     changed = 0
+    order = {node: index for index, node in enumerate(graph)}
     for concat in list(graph):
         if concat.op_type != "Concat" or len(concat.inputs) != 2 or concat.attributes["axis"].as_int() != 1:
             continue
@@ -22,6 +24,9 @@ def resize_like_neighbour(graph: ir.Graph) -> int:
         if resize is None or resize.op_type != "Resize" or len(resize.inputs) != 4 or neighbour is None:
             continue
         if resize.inputs[0] is None or constant(resize.inputs[3]) is not None:
+            continue
+        maker = neighbour.producer()
+        if maker is not None and order[maker] > order[resize]:
             continue
         channels = _sizes(resize, resize.inputs[0], 0, 2)
         sides = _sizes(resize, neighbour, 2, 4)

@@ -22,8 +22,8 @@ from sdps.core.manifest import INPUT, GraphManifest
 from sdps.core.spec import ShapeRange, Size
 from sdps.export.graph_macs import macs_by_node
 from sdps.export.module_map import export_mapped
-from sdps.export.precision import fp32_islands, to_fp16
-from sdps.export.rehearsal import rehearse
+from sdps.export.precision import fp32_islands, precision_report, to_fp16
+from sdps.export.rehearsal import PEAK, rehearse
 from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.model.deploy import MEAN, STD, DeployNet
 from sdps.runtime.backends import open_backend
@@ -122,9 +122,22 @@ def test_openvino_runs_it_in_integers(int8: onnx.ModelProto, layers: list[Layer]
     assert len(integer) > 0.9 * len(layers)
 
 
-def test_fp16_around_int8_changes_little(int8: onnx.ModelProto, scenes: list[Image]) -> None:
+def test_the_islands_are_those_of_the_plain_graph(int8: onnx.ModelProto, model: onnx.ModelProto) -> None:
+    """Means, the PSF path, the picture's ends: what is FP32 without Q and DQ is FP32 with them, no more."""
+
+    def islands(graph: onnx.ModelProto) -> set[str]:
+        nodes = [graph.graph.node[index] for index in fp32_islands(graph)]
+        return {n.output[0] for n in nodes if n.op_type not in ("QuantizeLinear", "DequantizeLinear")}
+
+    assert islands(int8) == islands(model)
+
+
+def test_fp16_around_int8_is_fp16_and_changes_little(int8: onnx.ModelProto, scenes: list[Image]) -> None:
     half = to_fp16(int8)
     onnx.checker.check_model(half, full_check=True)
+    report = precision_report(half)
+    assert report.macs_share_fp16 > 0.98  # what the INT8 convolutions give
+    assert report.nodes_fp16 > report.nodes_fp32
     producers = {node.output[0]: node for node in half.graph.node}
     for node in half.graph.node:  # nothing may stand between a DQ and its convolution
         if node.op_type == "DequantizeLinear" and node.input[0].endswith("/int8"):
@@ -134,10 +147,11 @@ def test_fp16_around_int8_changes_little(int8: onnx.ModelProto, scenes: list[Ima
     exact, rounded = open_session(int8), open_session(rehearse(half))
     difference = restore(exact, scenes[9]).astype(int) - restore(rounded, scenes[9])
     assert np.abs(difference).mean() < 1
+    assert PEAK in [value.name for value in rounded.get_outputs()]  # overflow is watched for
 
 
 @pytest.mark.parametrize("rest", ["fp32", "fp16"])
-def test_tensorrt_rtx_builds_it(int8: onnx.ModelProto, rest: str) -> None:
+def test_tensorrt_rtx_builds_it(int8: onnx.ModelProto, layers: list[Layer], rest: str) -> None:
     trt = pytest.importorskip("tensorrt_rtx")
     from sdps.export.builder import build_plan
     from sdps.export.engine_options import EngineOptions
@@ -146,6 +160,8 @@ def test_tensorrt_rtx_builds_it(int8: onnx.ModelProto, rest: str) -> None:
     shapes = ShapeRange(Size(64, 64), Size(64, 96), Size(128, 128))
     built = build_plan(trt, graph.SerializeToString(), [shapes], EngineOptions())
     assert len(built.plan) > 10_000
+    convolutions = [layer.precision for layer in built.layers if layer.type.endswith("CONVOLUTION")]
+    assert convolutions.count("int8") == len(layers)  # whatever is around them
 
 
 def test_with_weights_in_7_bits_openvinos_integers_agree(

@@ -28,6 +28,7 @@ from sdps.export.precision import (
     FLOAT,
     HALF,
     HALF_MAX,
+    narrow_type,
     precision_report,
     tensor_types,
     to_bf16,
@@ -131,6 +132,14 @@ def test_the_rule_knows_no_names(graph: GraphMaker) -> None:
     for value in (*scrambled.graph.initializer, *scrambled.graph.value_info):
         value.name = new.get(value.name, value.name)
     assert precision_report(to_fp16(scrambled)) == precision_report(to_fp16(plain))
+
+
+def test_the_type_is_known_without_weights_of_it(small: GraphMaker) -> None:
+    plain = onnx.shape_inference.infer_shapes(small())
+    assert narrow_type(plain) is None
+    half = to_fp16(plain)
+    del half.graph.initializer[:]
+    assert narrow_type(half) == HALF
 
 
 def test_a_weight_beyond_the_range_is_named(graph: GraphMaker) -> None:

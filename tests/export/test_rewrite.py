@@ -20,10 +20,11 @@ import torch
 from onnx import ModelProto, helper, numpy_helper
 
 from sdps import __version__
+from sdps.core.errors import ExportError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, GraphManifest
 from sdps.export.graph_cost import graph_cost
-from sdps.export.onnx_export import export_graph, manifest_of
+from sdps.export.onnx_export import check_graph, export_graph, manifest_of
 from sdps.export.precision import FLOAT, tensor_types, to_fp16
 from sdps.export.rewrite import REWRITES, explain, rewrite
 from sdps.model import SDPSFNet, SDPSFNetConfig
@@ -177,7 +178,10 @@ def graph_of(nodes: list[onnx.NodeProto], weights: dict[str, npt.NDArray[Any]], 
         "g",
         [value("x", FLOAT, [1, channels, 8, 8])],
         [value("y", FLOAT, None)],
-        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+        [
+            numpy_helper.from_array(v if v.dtype == np.int64 else v.astype(np.float32), k)
+            for k, v in weights.items()
+        ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     return ir.from_proto(onnx.shape_inference.infer_shapes(model))
@@ -221,6 +225,34 @@ def graph_of(nodes: list[onnx.NodeProto], weights: dict[str, npt.NDArray[Any]], 
             {"a": np.ones((4, 4, 3, 3)), "b": np.ones((4, 4, 1, 1)), "c": np.ones(4)},
             "upsampling_chains",
         ),
+        (  # a mean over channels, of a map that is 1x1 before and after
+            [
+                helper.make_node("GlobalAveragePool", ["x"], ["p"]),
+                helper.make_node("ReduceMean", ["p", "axes"], ["y"]),
+            ],
+            {"axes": np.array([1])},
+            "small_maps",
+        ),
+        (  # the neighbour is made after the resizing,
+            [
+                helper.make_node("Shape", ["x"], ["sizes"]),
+                helper.make_node("Resize", ["x", "", "", "sizes"], ["u"]),
+                helper.make_node("Relu", ["x"], ["n"]),
+                helper.make_node("Concat", ["n", "u"], ["y"], axis=1),
+            ],
+            {},
+            "resize_like_neighbour",
+        ),
+        (  # or of its result
+            [
+                helper.make_node("Shape", ["x"], ["sizes"]),
+                helper.make_node("Resize", ["x", "", "", "sizes"], ["u"]),
+                helper.make_node("Sigmoid", ["u"], ["n"]),
+                helper.make_node("Concat", ["n", "u"], ["y"], axis=1),
+            ],
+            {},
+            "resize_like_neighbour",
+        ),
     ],
 )
 def test_what_only_looks_alike_is_left_alone(
@@ -228,3 +260,24 @@ def test_what_only_looks_alike_is_left_alone(
 ) -> None:
     model = graph_of(nodes, weights, 4)
     assert rewrite(model, (name,)) == {}
+
+
+def test_the_size_of_a_neighbour_that_is_there_is_taken() -> None:
+    nodes = [
+        helper.make_node("Shape", ["x"], ["sizes"]),
+        helper.make_node("Relu", ["x"], ["n"]),
+        helper.make_node("Resize", ["x", "", "", "sizes"], ["u"]),
+        helper.make_node("Concat", ["n", "u"], ["y"], axis=1),
+    ]
+    model = graph_of(nodes, {}, 4)
+    assert rewrite(model, ("resize_like_neighbour",)) == {"resize_like_neighbour": 1}
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+
+
+def test_shapes_that_do_not_fit_are_one_line() -> None:
+    bad = graph_of([helper.make_node("Conv", ["x", "w"], ["y"])], {"w": np.ones((4, 4, 1, 1))}, 4)
+    model = ir.to_proto(bad)
+    check_graph(model)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((4, 3, 1, 1), np.float32), "w"))
+    with pytest.raises(ExportError, match="not valid ONNX"):
+        check_graph(model)

@@ -96,6 +96,24 @@ def test_a_film_whose_rate_falls_is_no_damage(options: tuple[str, ...], tmp_path
     assert len(seconds_of(tmp_path / "out.mkv", "video")) == (15 if options else 120)
 
 
+@pytest.mark.skipif(
+    int(av.__version__.split(".")[0]) < 16, reason="PyAV does not tell how long a frame is shown"
+)
+def test_the_last_picture_stands_as_long_as_it_stood(tmp_path: Path) -> None:
+    whole, held = film(tmp_path / "whole.mp4", steady(10)), tmp_path / "held.mp4"
+    with av.open(str(whole)) as source, av.open(str(held), "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
+        packets[-1].duration = round(5 / packets[-1].time_base)
+        for packet in packets:
+            packet.stream = stream
+            target.mux(packet)
+    assert sdps_run(held, tmp_path / "out.mp4").returncode == 0
+    with av.open(str(held)) as before, av.open(str(tmp_path / "out.mp4")) as after:
+        assert before.duration > 5_000_000
+        assert after.duration == pytest.approx(before.duration, abs=50_000)
+
+
 def test_a_film_trimmed_without_encoding_is_no_damage(tmp_path: Path) -> None:
     """As editors do it: all pictures from the key frame on are there, an edit list hides the first."""
     whole, trimmed = film(tmp_path / "whole.mp4", steady(100)), tmp_path / "trimmed.mp4"

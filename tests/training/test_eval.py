@@ -176,6 +176,22 @@ def test_what_does_not_fit_is_refused_by_name(
     assert code == 2 and "lonely.png is 40x40 pixels, lonely.png is 44x40" in stderr + capfd.readouterr().err
 
 
+def test_only_the_part_that_is_scored_must_be_intact(
+    checkpoint: Path, folder: Path, picture: Picture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(folder, folder / "test")
+    shutil.copytree(folder, folder / "train", ignore=shutil.ignore_patterns("test"))
+    for side in ("input", "target"):
+        shutil.rmtree(folder / side)
+    save(folder / "train" / "input" / "stray.png", picture(40, 40))
+    code, stdout, stderr = run(checkpoint, folder, "--json")
+    assert code == 0 and list(json.loads(stdout)["sets"]) == ["test"]
+    assert "In parts that are not scored, 1 pictures do not fit: " in stderr and "stray.png has no" in stderr
+    save(folder / "test" / "target" / "lonely.png", picture(40, 40))
+    assert run(checkpoint, folder)[0] == 2
+    assert "lonely.png has no rainy picture" in capfd.readouterr().err
+
+
 def test_a_graph_of_another_size_says_what_to_do(
     graph_path: Callable[..., Path], folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
