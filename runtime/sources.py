@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import glob
 import re
 import sys
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.samples import CLIP, sample
 from sdps.runtime.redact import redacted
-from sdps.runtime.stream import Source
+from sdps.runtime.stream import Source, SourceRefused
 
 if TYPE_CHECKING:
     from sdps.runtime.camera_source import CameraMode
@@ -120,8 +119,13 @@ def _open_stream(uri: str, wait: bool, say: Callable[[str], None] | None) -> Sou
 
     first: VideoSource | None = None
     if uri.startswith("http"):
-        with contextlib.nullcontext() if not wait else contextlib.suppress(SourceError):
+        try:
             first = VideoSource(uri)
+        except SourceRefused:
+            raise
+        except SourceError:
+            if not wait:
+                raise
         if first is not None and not first.info.live:
             return first
     return LiveSource(connect, redacted(uri), wait, first, say=say)

@@ -100,7 +100,7 @@ def test_a_film_whose_rate_falls_is_no_damage(options: tuple[str, ...], tmp_path
     int(av.__version__.split(".")[0]) < 16, reason="PyAV does not tell how long a frame is shown"
 )
 def test_the_last_picture_stands_as_long_as_it_stood(tmp_path: Path) -> None:
-    whole, held = film(tmp_path / "whole.mp4", steady(10)), tmp_path / "held.mp4"
+    whole, held = film(tmp_path / "whole.mp4", steady(10), max_b_frames=0), tmp_path / "held.mp4"
     with av.open(str(whole)) as source, av.open(str(held), "w") as target:
         stream = target.add_stream_from_template(source.streams.video[0])
         packets = [packet for packet in source.demux(video=0) if packet.dts is not None]
