@@ -46,11 +46,11 @@ def fake_quantise(values: Array, scale: float) -> Array:
 
 
 def columns(layer: Layer, weight: Array, patches: Sequence[Array]) -> Array:
-    """What the layer's weights meet: [samples, inputs x kernel], borders left out."""
+    """What the layer's weights meet: [samples, inputs x kernel], borders left out; there may be none."""
     if layer.transposed:  # every output value sees one input position (kernel = stride)
         return np.concatenate([p[0].reshape(p.shape[1], -1).T for p in patches])
     kh, kw = weight.shape[2:]
-    rows = []
+    rows = [np.empty((0, weight[0].size), np.float32)]
     for patch in patches:
         if patch.shape[2] >= kh and patch.shape[3] >= kw:
             windows = np.lib.stride_tricks.sliding_window_view(patch[0], (kh, kw), axis=(1, 2))
@@ -94,7 +94,7 @@ def round_layer(
     compensate: bool = True,
     levels: int = LEVELS,
 ) -> Rounded:
-    """Quantises one layer.
+    """Quantises one layer. Where no patch is as large as its kernel, to nearest and with no shift.
 
     Args:
         layer: Which.
@@ -105,6 +105,9 @@ def round_layer(
         levels: Steps of a weight on either side of zero.
     """
     exact = columns(layer, weight, patches)
+    if not len(exact):
+        integers, scales = nearest(layer, weight, levels)
+        return Rounded(integers, scales, np.zeros(len(scales), np.float32), 0.0)
     given = columns(layer, weight, [fake_quantise(p, scale) for p in patches])
     matrix = as_matrix(layer, weight)
     scales = weight_scales(layer, weight, levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from sdps.core.errors import UsageError
@@ -62,7 +63,14 @@ def sizes_of(
     return (None if dynamic else Size.parse(size or DEFAULT_SIZE)), shapes
 
 
-def check_exits(exits: str, exit: int | None, precision: str, engine: str) -> None:
+def check_floor(min_psnr: float | None) -> None:
+    """A bound that compares with nothing would hold for everything, or for nothing."""
+    if min_psnr is not None and math.isnan(min_psnr):
+        raise UsageError("--min-psnr nan is no bound.", "Give decibels, for example --min-psnr 45.")
+
+
+def check_exits(exits: str, exit: int | None, precision: str, engine: str, others: dict[str, Any]) -> None:
+    """`others` go with a single graph only, by name of the option; None, False and '' are not given."""
     if exits != "all":
         raise UsageError(f"--exits takes 'all', not {exits!r}.", "For a single one use --exit K.")
     if exit is not None:
@@ -71,3 +79,9 @@ def check_exits(exits: str, exit: int | None, precision: str, engine: str) -> No
         raise UsageError("--exits does not go with INT8.", "Export each with --exit K --int8.")
     if engine not in ("auto", "none"):
         raise UsageError("--exits writes graphs only.", "Export each with --exit K and --engine.")
+    given = [name for name, value in others.items() if value not in (None, "") and value is not False]
+    if given:
+        raise UsageError(
+            f"--exits writes a graph for each exit and nothing more; {given[0]} does not go with it.",
+            f"Leave {' and '.join(given)} out, or export each with --exit K.",
+        )

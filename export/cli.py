@@ -15,7 +15,14 @@ from sdps.core.console import failing_clearly, need
 from sdps.core.errors import UsageError
 from sdps.core.spec import ShapeRange
 from sdps.export import options as o
-from sdps.export.arguments import ENGINES, check_calibration, check_exits, one_precision, sizes_of
+from sdps.export.arguments import (
+    ENGINES,
+    check_calibration,
+    check_exits,
+    check_floor,
+    one_precision,
+    sizes_of,
+)
 from sdps.export.screen import progress, show_parity, show_rewrites
 
 if TYPE_CHECKING:
@@ -112,6 +119,24 @@ def export(
             "rewritten graph.",
             "Leave it out; an FP32 export with it shows what the rewrites do.",
         )
+    check_floor(min_psnr)
+    if exits is not None:
+        of_one_graph = {
+            "--explain": explain,
+            "--cameras": cameras,
+            "--engine-sizes": engine_sizes,
+            "--workspace": workspace,
+            "--opt-level": opt_level,
+            "--targets": targets,
+            "--timing-cache": timing_cache,
+            "--version-compatible": version_compatible,
+            "--hardware-compatible": hardware_compatible,
+            "--dla": dla,
+            "--strip-weights": strip_weights,
+            "--refit": refit,
+            "--rebuild": rebuild,
+        }
+        check_exits(exits, exit, chosen, engine, of_one_graph)
     fixed, shapes = sizes_of(size, dynamic, engine_sizes, cameras)
     if engine not in ENGINES:
         raise UsageError(f"There is no engine {engine!r}.", f"Choose one of {', '.join(ENGINES)}.")
@@ -130,7 +155,7 @@ def export(
     from sdps.export.lock import locked
     from sdps.export.parity import Bounds, require
     from sdps.export.refit import check_refittable
-    from sdps.model.zoo import find_weights
+    from sdps.model.zoo import find_weights, model_name
 
     path = find_weights(weights)
     flavour, why_none = pick_flavour(engine)
@@ -153,7 +178,7 @@ def export(
     int8_job = parse_int8(calibration, min_psnr) if chosen == "int8" else None
     job = ExportJob(
         path,
-        name or path.stem,
+        name or model_name(weights),
         chosen,
         fixed,
         picture or sample(PICTURE),
@@ -165,7 +190,6 @@ def export(
     )
     bounds = Bounds.of(chosen, min_psnr)
     if exits is not None:
-        check_exits(exits, exit, chosen, engine)
         _export_family(job, out, bounds, quiet)
         return
     seen: list[ModelProto] = []
@@ -227,6 +251,7 @@ def _export_family(job: ExportJob, out: Path, bounds: Bounds, quiet: bool) -> No
             job,
             out,
             bounds,
+            say=partial(_say, quiet),
             step=lambda text: bar.update(task, description=text),
             made=lambda exported: None if quiet else show_parity(exported, bounds),
         )

@@ -26,12 +26,13 @@ from sdps.calibration.rounding import ROUNDING_VERSION
 from sdps.calibration.sensitivity import WORK, Sensitivity, measure_layers, ranking_pairs
 from sdps.core.artifact import atomic_path
 from sdps.core.cache import cache_folder
-from sdps.core.errors import ExportError, SdpsError, UsageError
+from sdps.core.errors import ExportError, ParityError, SdpsError, UsageError
 from sdps.core.manifest import GraphManifest
 from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import REFERENCE, macs_by_node
 from sdps.export.module_map import export_mapped
 from sdps.export.onnx_export import check_graph, describe, export_graph, manifest_of
+from sdps.export.parity import Bounds, measure_drift, worst_of
 from sdps.export.precision import fp32_islands, to_fp16
 from sdps.export.rehearsal import rehearse
 
@@ -168,6 +169,7 @@ def quantise_network(
     Raises:
         UsageError: the calibration set is not fit for it, or lacks the truth that was asked about.
         ExportError: not even FP16 keeps the budget, or the weights give NaN.
+        ParityError: the graph of any size is not the network.
     """
     if tuned and job.options != Options():
         raise UsageError("The checkpoint brings trained ranges.", "Leave --calibrator out.")
@@ -183,6 +185,10 @@ def quantise_network(
     mapped = export_mapped(network, plain) if tuned else None
     model = mapped.model if mapped else export_graph(network, plain)
     reference = export_graph(tuned.original, plain) if tuned else model
+    step("Comparing the graph of any size with PyTorch", 0, 0)
+    _check_any_size(network, model, chosen_set)
+    if tuned:
+        _check_any_size(tuned.original, reference, chosen_set)
     macs = macs_by_node(model)
     layers = find_layers(model, macs, fp32_islands(model))
     step("Restoring the verification pictures", 0, 0)
@@ -194,7 +200,7 @@ def quantise_network(
         if job.budget.excess(floor) > 1:
             raise ExportError(
                 f"FP16 alone misses the drift budget: {job.budget.explain(floor)}; no file was written.",
-                "Widen --max-drift, --max-tile-drift or --max-mean-shift, or use --int8-rest fp32.",
+                f"{_widen(bool(floor.loss_db))}, or use --int8-rest fp32.",
             )
     stem = _cache_key(model, chosen_set)
     pictures = [crop.image for crop in chosen_set.calibrate]
@@ -268,6 +274,24 @@ def quantise_network(
     return Quantised(graph, report)
 
 
+def _check_any_size(network: nn.Module, model: onnx.ModelProto, chosen_set: CalibrationSet) -> None:
+    """Whether the graph that INT8's drift is measured on and against is the network at more than one size.
+
+    Raises:
+        ParityError: it is not: the tracer took a size for a constant.
+    """
+    picture = chosen_set.verify[0].image
+    drifts = measure_drift(network, model, picture, "a verification crop, FP32,", None)
+    if not all(drift.within(Bounds.of("fp32")) for drift in drifts):
+        worst = worst_of(drifts)
+        raise ParityError(
+            "INT8 needs a network that can be traced at any size, and the graph of this one differs from "
+            f"PyTorch by {worst.psnr} on {worst.label}; no file was written.",
+            "Let the network compute with its input's sizes as they are, without int(); "
+            "or export it with --precision fp32 or fp16.",
+        )
+
+
 def refusal(
     points: Sequence[Point], budget: DriftBudget, tuned: bool, delivered: Point | None = None
 ) -> ExportError:
@@ -288,9 +312,16 @@ def refusal(
         told += f", {nearest.share:.1%} in INT8: {budget.explain(nearest.drift)}"
     return ExportError(
         f"{told}; no file was written.",
-        f"Widen --max-drift, --max-tile-drift or --max-mean-shift, {other_rest}or fine-tune "
+        f"{_widen(any(point.drift.loss_db for point in points))}, {other_rest}or fine-tune "
         + ("for longer." if tuned else "with sdps-train --qat."),
     )
+
+
+def _widen(truth: bool) -> str:
+    """Which bounds hold for a set with ground truth, or without."""
+    if truth:
+        return "Widen --max-drift, --max-tile-drift or --max-mean-shift"
+    return "Lower --min-psnr or widen --max-mean-shift"
 
 
 def _finish(

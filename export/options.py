@@ -60,7 +60,8 @@ MinPsnr = Annotated[
     typer.Option(
         min=0.0,
         metavar="DB",
-        help="Least PSNR against PyTorch. (default: 60 for fp32, 45 for fp16, 35 for bf16, 35 for int8)",
+        help="Least PSNR against PyTorch. (default: 60 for fp32, and at most 2 levels; 45 for fp16, "
+        "35 for bf16, 35 for int8)",
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the paths that were written.")]

@@ -45,9 +45,9 @@ class Bounds:
 
     @classmethod
     def of(cls, precision: str, min_psnr_db: float | None = None) -> Bounds:
-        """The bounds of a precision, with another PSNR if given."""
+        """The bounds of a precision, or a PSNR in the place of all of them."""
         bounds = {"fp32": cls(60.0, 2), "fp16": cls(45.0), "bf16": cls(35.0), "int8": cls(35.0)}[precision]
-        return bounds if min_psnr_db is None else replace(bounds, min_psnr_db=min_psnr_db)
+        return bounds if min_psnr_db is None else cls(min_psnr_db)
 
     def __str__(self) -> str:
         levels = "" if self.max_levels is None else f" and at most {self.max_levels} levels"

@@ -66,6 +66,12 @@ def find_weights(name_or_path: str, base_url: str = "") -> Path:
     )
 
 
+def model_name(name_or_path: str) -> str:
+    """What a checkpoint of `find_weights` is called: a known name in lower case, or the file's own."""
+    path = Path(name_or_path)
+    return path.stem if path.is_file() else name_or_path.lower()
+
+
 def fetch_published(name: str, base_url: str = "") -> Path:
     """The published checkpoint of that name, in the cache folder; see `find_weights`."""
     from rich.console import Console

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import av
     from av.video.reformatter import VideoReformatter
 
-# Values of FFmpeg's AVColorSpace and AVColorRange.
+# Values of FFmpeg's AVColorSpace and AVColorRange. PyAV takes matrices as whole numbers: it names BT.2020 from 18 on.
 BT709, UNSPECIFIED, BT601_PAL, BT601_NTSC, BT2020 = 1, 2, 5, 6, 9
 LIMITED, FULL = 1, 2
 
@@ -59,14 +59,14 @@ def _reformatter() -> VideoReformatter:
 
 def to_rgb(frame: av.VideoFrame, spec: ColorSpec) -> Image:
     """A decoded frame of any format as (H, W, 3) uint8 RGB. Deeper ones are rounded to 8 bits."""
-    from av.video.reformatter import ColorRange, Colorspace
+    from av.video.reformatter import ColorRange
 
     if frame.format.name in ("rgb24", "gray"):
         return cast("Image", frame.to_ndarray(format="rgb24"))
     rgb = _reformatter().reformat(
         frame,
         format="rgb24",
-        src_colorspace=Colorspace(spec.swscale_matrix),
+        src_colorspace=spec.swscale_matrix,
         src_color_range=ColorRange(spec.range),
         dst_color_range=ColorRange.JPEG,
         interpolation=BICUBIC | ACCURATE | FULL_CHROMA_OUT,
@@ -77,12 +77,12 @@ def to_rgb(frame: av.VideoFrame, spec: ColorSpec) -> Image:
 def to_yuv(image: Image, pixel_format: str, spec: ColorSpec) -> av.VideoFrame:
     """(H, W, 3) uint8 RGB as a frame in a YUV format."""
     import av
-    from av.video.reformatter import ColorRange, Colorspace
+    from av.video.reformatter import ColorRange
 
     return _reformatter().reformat(
         av.VideoFrame.from_ndarray(image, format="rgb24"),
         format=pixel_format,
-        dst_colorspace=Colorspace(spec.swscale_matrix),
+        dst_colorspace=spec.swscale_matrix,
         src_color_range=ColorRange.JPEG,
         dst_color_range=ColorRange(spec.range),
         interpolation=BICUBIC | ACCURATE | FULL_CHROMA_IN,

@@ -117,6 +117,7 @@ def test_an_impossible_budget_writes_nothing(checkpoint: Path, folder: Path, tmp
     result = export(checkpoint, "--out", out, *options, "--max-mean-shift", "0.0001")
     assert result.exit_code == 1
     assert "misses the drift budget" in result.stderr
+    assert "Lower --min-psnr or widen --max-mean-shift" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not list(out.iterdir())
 

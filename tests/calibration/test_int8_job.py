@@ -7,16 +7,48 @@ from pathlib import Path
 import cv2
 import onnx
 import pytest
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from sdps import __version__
 from sdps.calibration.budget import Point
 from sdps.calibration.drift import Drift
 from sdps.calibration.frames import build_set
 from sdps.calibration.recipe import Calibrated
-from sdps.core.errors import UsageError
+from sdps.core.errors import ParityError, UsageError
 from sdps.core.frame import Image
+from sdps.core.manifest import GraphManifest
 from sdps.export.int8_job import _finish, parse_int8, quantise_network
 from sdps.export.onnx_export import manifest_of
+from sdps.model.deploy import MEAN, STD
+
+
+class HalfGate(nn.Module):
+    """Its gain follows from sums over the upper and the lower half; the tracer makes H / 2 a constant."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        middle = int(x.size(2) / 2)
+        h = self.first(x).relu()
+        upper, lower = (part.sum((2, 3), keepdim=True) for part in (h[:, :, :middle], h[:, :, middle:]))
+        return x + self.last(h * (upper / (lower + 1e-3)))
+
+
+def test_a_network_whose_graph_holds_at_one_size_only_is_refused(
+    scenes: list[Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i, scene in enumerate(scenes):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), scene)
+    monkeypatch.setenv("SDPS_HOME", str(tmp_path / "home"))
+    torch.manual_seed(0)
+    network = HalfGate().eval().requires_grad_(False)
+    manifest = GraphManifest("half", "0" * 64, "HalfGate", {}, "int8", "64x64", MEAN, STD, __version__)
+    job = parse_int8({"calib": str(tmp_path), "crop_side": 64, "rest": "fp32"}, 20.0)
+    with pytest.raises(ParityError, match="traced at any size"):
+        quantise_network(network, manifest, job)
 
 
 def test_the_rewrites_of_the_fp32_graph_are_told(calibrated: Calibrated, model: onnx.ModelProto) -> None:

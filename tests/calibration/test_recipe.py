@@ -14,13 +14,13 @@ from sdps.calibration.layers import Layer, find_layers, prepare, weights_of
 from sdps.calibration.observe import observe, observe_cached
 from sdps.calibration.qdq import fp16_scale
 from sdps.calibration.recipe import Calibrated, Options, calibrate
-from sdps.calibration.rounding import as_matrix, columns, fake_quantise, from_matrix, round_layer
+from sdps.calibration.rounding import as_matrix, columns, fake_quantise, from_matrix, nearest, round_layer
 from sdps.calibration.session import open_session, restore
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.core.pictures import read_picture
 from sdps.core.samples import PICTURE, sample
 from sdps.export.graph_macs import macs_by_node
-from sdps.export.parity import read_picture
 from sdps.export.precision import fp32_islands
 from sdps.runtime.bundled import resolve
 
@@ -47,6 +47,18 @@ def test_links_stop_where_two_read() -> None:
     assert find_links(model, layers) == []
 
 
+def test_a_kernel_larger_than_any_patch_is_rounded_to_nearest() -> None:
+    rng = np.random.default_rng(2)
+    weight = rng.normal(0, 1, (4, 4, 32, 32)).astype(np.float32)
+    patch = rng.normal(0, 1, (1, 4, 18, 18)).astype(np.float32)
+    layer = Layer("y", "x", "w", False, 1)
+    rounded = round_layer(layer, weight, [patch], fp16_scale(0.02))
+    values, scales = nearest(layer, weight)
+    assert np.array_equal(rounded.weight, values)
+    assert np.array_equal(rounded.scales, scales)
+    assert not rounded.bias_shift.any()
+
+
 def test_compensated_rounding_betters_nearest_on_correlated_inputs() -> None:
     rng = np.random.default_rng(2)
     mix = rng.normal(0, 1, (12, 12))
@@ -55,9 +67,9 @@ def test_compensated_rounding_betters_nearest_on_correlated_inputs() -> None:
     layer = Layer("y", "x", "w", False, 1)
     # A fine activation step leaves the weights' rounding as the only error.
     scale = fp16_scale(np.abs(patch).max() / 127 / 64)
-    nearest, compensated = (round_layer(layer, weight, [patch], scale * 64, c) for c in (False, True))
-    assert compensated.error < nearest.error
-    assert np.abs(compensated.weight.astype(int) - nearest.weight).max() <= 3
+    plain, compensated = (round_layer(layer, weight, [patch], scale * 64, c) for c in (False, True))
+    assert compensated.error < plain.error
+    assert np.abs(compensated.weight.astype(int) - plain.weight).max() <= 3
 
 
 @pytest.mark.parametrize("transposed", [False, True])

@@ -205,7 +205,18 @@ def test_a_refusal_tells_what_came_nearest() -> None:
     assert "90.0% in INT8" in str(error)
     assert "0.130 of 0.1 dB" in str(error)
     assert "--qat" in error.remedy
+    assert "--max-tile-drift" in error.remedy
+    assert "--min-psnr" not in error.remedy
     assert "longer" in refusal(points, DriftBudget(), tuned=True).remedy
+
+
+def test_without_ground_truth_a_refusal_advises_what_is_then_taken() -> None:
+    drift = Drift({}, 0.0, {"pictures": (0.0, 0.0, 0.0)}, 30.0)
+    point = Point(frozenset(), 1.0, drift, DriftBudget().excess(drift))
+    remedy = refusal([point], DriftBudget(), tuned=False).remedy
+    assert remedy.startswith("Lower --min-psnr or widen --max-mean-shift")
+    assert "--max-drift" not in remedy
+    assert "--max-tile-drift" not in remedy
 
 
 def test_a_refusal_never_names_what_is_within_the_budget() -> None:

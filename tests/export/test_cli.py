@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +16,8 @@ from sdps.core.artifact import sha256_of
 from sdps.core.manifest import GraphManifest
 from sdps.export.cli import app
 from sdps.export.engine import check_sidecar
+from sdps.model import zoo
+from sdps.model.download import KnownFile
 
 
 def export(*arguments: str | Path) -> Any:
@@ -43,6 +46,22 @@ def test_from_the_authors_layout_to_graph_and_engine(published_pth: Path, tmp_pa
     assert manifest.macs > 1e9
     sidecar = check_sidecar(tmp_path / f"{stem}.engine")
     assert sidecar.graph_sha256 == sha256_of(tmp_path / f"{stem}.onnx")
+
+
+def test_files_of_published_weights_are_called_as_they_were_asked_for(
+    published_pth: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And not as the authors' file in the cache: the README's next command names the graph."""
+    cached = tmp_path / "home" / "weights" / "Random-sota.pth"
+    cached.parent.mkdir(parents=True)
+    shutil.copy(published_pth, cached)
+    monkeypatch.setenv("SDPS_HOME", str(tmp_path / "home"))
+    known = KnownFile(cached.name, cached.stat().st_size, sha256_of(cached))
+    monkeypatch.setitem(zoo.PUBLISHED, "rain100h", known)
+    result = export("Rain100H", "--fp16", "--size", "32", "--out", tmp_path / "models", "--engine", "none")
+    assert result.exit_code == 0, result.output
+    assert [path.name for path in (tmp_path / "models").iterdir()] == ["rain100h-fp16-32x32.onnx"]
+    assert zoo.model_name(str(cached)) == "Random-sota"
 
 
 def test_past_the_bound_no_file_is_left(published_pth: Path, tmp_path: Path) -> None:
@@ -85,6 +104,7 @@ def test_garbage_is_one_line(tmp_path: Path) -> None:
         (("--picture", "none.jpg"), "none.jpg cannot be read"),
         (("--picture", __file__), "not a readable picture"),
         (("--workspace", "0"), "workspace"),
+        (("--min-psnr", "nan"), "--min-psnr nan is no bound"),
     ],
 )
 def test_wrong_usage_exits_2(

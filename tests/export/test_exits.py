@@ -62,6 +62,20 @@ def test_a_family_under_one_description(published_pth: Path, tmp_path: Path) -> 
         assert (manifest.exit, manifest.macs, manifest.drift) == (exit, member.macs, member.drift)
         assert manifest.rewrites["leaky_relu"] > 10
     assert {p.name for p in path.parent.iterdir()} == {"family.json", "exit0.onnx", "exit1.onnx"}
+    # One that is cut short leaves none whose hashes do not fit.
+    (path.parent / "exit1.onnx").unlink()
+    (path.parent / "exit1.onnx").mkdir()
+    result = export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--name", "tiny")
+    assert result.exit_code == 1
+    assert {p.name for p in path.parent.iterdir()} == {"exit0.onnx", "exit1.onnx"}
+
+
+def test_a_folder_that_cannot_be_made_is_found_before_the_work(published_pth: Path, tmp_path: Path) -> None:
+    (tmp_path / "tiny-fp32-32x32-exits").write_text("not a folder")
+    result = export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--name", "tiny")
+    assert result.exit_code == 1
+    assert "Cannot make the folder" in result.stderr
+    assert not result.stdout  # nothing was traced and compared
 
 
 def test_explain_and_one_exit(published_pth: Path, tmp_path: Path) -> None:
@@ -82,6 +96,12 @@ def test_explain_and_one_exit(published_pth: Path, tmp_path: Path) -> None:
         (("--exits", "all", "--exit", "0"), "do not go together"),
         (("--exits", "all", "--int8"), "INT8"),
         (("--exits", "all", "--engine", "rtx"), "graphs only"),
+        (("--exits", "all", "--explain"), "--explain does not go with it"),
+        (("--exits", "all", "--cameras", "480x640"), "--cameras"),
+        (("--exits", "all", "--dynamic", "--engine-sizes", "64,128,256"), "--engine-sizes"),
+        (("--exits", "all", "--refit", "some.engine"), "--refit"),
+        (("--exits", "all", "--dla", "0"), "--dla"),
+        (("--exits", "all", "--targets", "8.6", "--rebuild"), "Leave --targets and --rebuild out"),
         (("--fp16", "--bf16"), "do not go together"),
     ],
 )

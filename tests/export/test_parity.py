@@ -121,6 +121,9 @@ def test_drift_is_in_levels_and_decibels() -> None:
     assert drift.within(Bounds(40, 2))
     assert not drift.within(Bounds(40, 1))
     assert not drift.within(Bounds(43))
+    light = drift_between("", np.full((4, 4, 3), 3, np.uint8), black)
+    assert not light.within(Bounds.of("fp32"))
+    assert light.within(Bounds.of("fp32", min_psnr_db=38))  # which stands for all the bounds
 
 
 @pytest.mark.parametrize("size", [Size(61, 90), Size(720, 1280), Size(300, 40)])

@@ -12,7 +12,7 @@ import pytest
 
 from sdps.core.errors import SdpsError, SourceError, UsageError
 from sdps.core.frame import Image
-from sdps.runtime.color import BT601_NTSC, BT709, FULL, LIMITED, ColorSpec, to_rgb, to_yuv
+from sdps.runtime.color import BT601_NTSC, BT709, BT2020, FULL, LIMITED, ColorSpec, to_rgb, to_yuv
 from sdps.runtime.pipeline import Pipeline
 from sdps.runtime.sinks import open_sink
 from sdps.runtime.sources import natural, open_source, redacted
@@ -93,7 +93,7 @@ BARS = [
 ]
 
 
-@pytest.mark.parametrize("matrix", [BT709, BT601_NTSC])
+@pytest.mark.parametrize("matrix", [BT709, BT601_NTSC, BT2020])
 @pytest.mark.parametrize("spread", [LIMITED, FULL])
 def test_colour_bars_come_through(matrix: int, spread: int, make_video: MakeVideo, tmp_path: Path) -> None:
     bars = np.repeat(np.array(BARS, np.uint8)[None], 48, 0).repeat(16, 1)
