@@ -27,6 +27,7 @@ from sdps.calibration.sensitivity import WORK, Sensitivity, measure_layers, rank
 from sdps.core.artifact import atomic_path
 from sdps.core.cache import cache_folder
 from sdps.core.errors import ExportError, ParityError, SdpsError, UsageError
+from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
 from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import REFERENCE, macs_by_node
@@ -150,6 +151,7 @@ def quantise_network(
     network: nn.Module,
     manifest: GraphManifest,
     job: Int8Job,
+    picture: tuple[str, Image],
     step: Step = lambda *_: None,
     tuned: FineTuned | None = None,
 ) -> Quantised:
@@ -159,6 +161,7 @@ def quantise_network(
         network: As for `export_graph`.
         manifest: Of the graph that is wanted, its precision 'int8'.
         job: What is asked for.
+        picture: Name and content of the photograph that graphs are compared with PyTorch on.
         step: Told what goes on and how far it is.
         tuned: The ranges of a network that was fine-tuned for INT8, and what it was before: they are
             taken as they are, and the drift is measured against what it was.
@@ -186,9 +189,9 @@ def quantise_network(
     model = mapped.model if mapped else export_graph(network, plain)
     reference = export_graph(tuned.original, plain) if tuned else model
     step("Comparing the graph of any size with PyTorch", 0, 0)
-    _check_any_size(network, model, chosen_set)
+    _check_any_size(network, model, *picture)
     if tuned:
-        _check_any_size(tuned.original, reference, chosen_set)
+        _check_any_size(tuned.original, reference, *picture)
     macs = macs_by_node(model)
     layers = find_layers(model, macs, fp32_islands(model))
     step("Restoring the verification pictures", 0, 0)
@@ -274,14 +277,13 @@ def quantise_network(
     return Quantised(graph, report)
 
 
-def _check_any_size(network: nn.Module, model: onnx.ModelProto, chosen_set: CalibrationSet) -> None:
+def _check_any_size(network: nn.Module, model: onnx.ModelProto, name: str, image: Image) -> None:
     """Whether the graph that INT8's drift is measured on and against is the network at more than one size.
 
     Raises:
         ParityError: it is not: the tracer took a size for a constant.
     """
-    picture = chosen_set.verify[0].image
-    drifts = measure_drift(network, model, picture, "a verification crop, FP32,", None)
+    drifts = measure_drift(network, model, image, name, None)
     if not all(drift.within(Bounds.of("fp32")) for drift in drifts):
         worst = worst_of(drifts)
         raise ParityError(

@@ -122,6 +122,7 @@ def run_job(
             network,
             manifest,
             job.int8,
+            (job.picture.name, image),
             lambda what, at, of: step(f"{what} {at}/{of}" if of else what),
             _fine_tuned(job),
         )

@@ -48,7 +48,7 @@ def test_a_network_whose_graph_holds_at_one_size_only_is_refused(
     manifest = GraphManifest("half", "0" * 64, "HalfGate", {}, "int8", "64x64", MEAN, STD, __version__)
     job = parse_int8({"calib": str(tmp_path), "crop_side": 64, "rest": "fp32"}, 20.0)
     with pytest.raises(ParityError, match="traced at any size"):
-        quantise_network(network, manifest, job)
+        quantise_network(network, manifest, job, ("scene", scenes[0]))
 
 
 def test_the_rewrites_of_the_fp32_graph_are_told(calibrated: Calibrated, model: onnx.ModelProto) -> None:
@@ -79,7 +79,7 @@ def test_bounds_that_need_truth_are_refused_without_it(
     asked = {"calib": str(tmp_path / "input"), "crop_side": 64, "tile_db": 0.4}
     job = parse_int8(asked, None)
     with pytest.raises(UsageError, match="no ground truth, against which --max-tile-drift would") as caught:
-        quantise_network(nn.Identity(), manifest_of(model), job)
+        quantise_network(nn.Identity(), manifest_of(model), job, ("scene", scenes[0]))
     assert "--min-psnr" in caught.value.remedy
     job.check_truth(build_set(str(tmp_path), side=64))
     parse_int8({**asked, "tile_db": None}, None).check_truth(build_set(str(tmp_path / "input"), side=64))
