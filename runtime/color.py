@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import av
     from av.video.reformatter import VideoReformatter
 
-# Values of FFmpeg's AVColorSpace and AVColorRange. PyAV takes matrices as whole numbers: it names BT.2020 from 18 on.
+# FFmpeg's AVColorSpace and AVColorRange. PyAV takes matrices as numbers; it names BT.2020 from 18 on only.
 BT709, UNSPECIFIED, BT601_PAL, BT601_NTSC, BT2020 = 1, 2, 5, 6, 9
 LIMITED, FULL = 1, 2
 
@@ -79,8 +79,10 @@ def to_yuv(image: Image, pixel_format: str, spec: ColorSpec) -> av.VideoFrame:
     import av
     from av.video.reformatter import ColorRange
 
+    frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+    frame.colorspace = spec.matrix  # which PyAV 16 and 17 take for BT.2020 instead of what they are told
     return _reformatter().reformat(
-        av.VideoFrame.from_ndarray(image, format="rgb24"),
+        frame,
         format=pixel_format,
         dst_colorspace=spec.swscale_matrix,
         src_color_range=ColorRange.JPEG,
