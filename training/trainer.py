@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import math
 import signal
@@ -168,13 +169,17 @@ class Trainer:
     def fit(self, steps_left: float) -> None:
         """Changes the pace so that the schedule ends after so many more steps."""
         self.clock = self.clock.fitted(self.step, self.recipe.steps, steps_left)
-        self.ahead = None  # what was prepared ahead may be of another phase now
+        self.close()  # what was prepared ahead may be of another phase now
 
     def close(self) -> None:
-        """Ends the processes that prepare batches: they heed no signal, and Python's exit waits for them."""
+        """Ends the processes that prepare batches, if any; the next step begins others.
+
+        They heed no signal, so Python's exit would wait for them for ever: whoever forgets this has it then.
+        """
         ahead: Any = self.ahead
         self.ahead = None
         if ahead is not None:
+            atexit.unregister(self.close)
             # Not left to the garbage collector: the traceback of an error may hold it until that exit.
             ahead._shutdown_workers()
 
@@ -228,7 +233,7 @@ class Trainer:
         self.optimiser.load_state_dict(state["optimiser"])
         self.fabric.strategy.precision.load_state_dict(state["scaler"])
         self.step, self.skipped, self.clock = state["step"], state["skipped"], Clock(**state["clock"])
-        self.ahead = None
+        self.close()
 
     def _channels_last(self, network: Any) -> None:  # PyTorch's stubs of `to` lack this form in some versions
         """Lays the weights out as the patches are; a CPU does it on the way at no cost that counts."""
@@ -267,6 +272,7 @@ class Trainer:
                 worker_init_fn=_leave_signals_to_the_main_process,
             )
             self.ahead = iter(loader)
+            atexit.register(self.close)
         try:
             return next(self.ahead)
         except SdpsError as error:  # before its line PyTorch puts the whole traceback of the other process

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,6 +76,20 @@ def test_a_signal_to_all_processes_of_a_run_stops_and_saves_it(
     ending = run(tmp_path, happens)
     assert (ending.finished, ending.signal, ending.step) == (False, number, 3)
     assert saved_step(tmp_path) == 3
+
+
+FORGETFUL = """
+from sdps.model import SDPSFNet
+from tests.training.test_workers import ENDLESS, NET, PHOTOS
+from sdps.training.trainer import Trainer
+trainer = Trainer(SDPSFNet(NET), PHOTOS, ENDLESS, workers=1)
+trainer.advance()
+"""
+
+
+def test_python_ends_though_nobody_closed_the_trainer() -> None:
+    root = Path(__file__).parents[2]  # for the import of this file
+    assert subprocess.run([sys.executable, "-c", FORGETFUL], timeout=60, cwd=root).returncode == 0
 
 
 @pytest.mark.parametrize("workers", [0, 1])
