@@ -70,15 +70,12 @@ def fp16_scales(steps: Array) -> Array:
     return np.maximum(steps, SMALLEST_SCALE).astype(np.float16).astype(np.float32)
 
 
-def quantise(
-    model: ModelProto, chosen: Mapping[str, QuantisedLayer], residuals: Mapping[str, float] | None = None
-) -> ModelProto:
+def quantise(model: ModelProto, chosen: Mapping[str, QuantisedLayer]) -> ModelProto:
     """Writes Q/DQ pairs into a copy of a graph.
 
     Args:
         model: An FP32 graph of `layers.prepare`.
         chosen: The layers that become INT8, by name; two that read one tensor must agree on its scale.
-        residuals: Scales of tensors that are added straight to the result of a chosen layer.
 
     Returns:
         The graph, all its other arithmetic as it was; types are not inferred anew.
@@ -86,18 +83,11 @@ def quantise(
     graph_model = ModelProto()
     graph_model.CopyFrom(model)
     writer = _Writer(graph_model)
-    producers = {node.output[0]: node for node in graph_model.graph.node}
     for node in list(graph_model.graph.node):
         layer = chosen.get(node.output[0])
         if layer is not None:
             node.input[0] = writer.activation(node.input[0], layer.scale, before=node.name)
             node.input[1] = writer.weight(node.input[1], layer, axis=int(node.op_type == "ConvTranspose"))
-        if residuals and node.op_type == "Add":
-            for slot, other in ((0, 1), (1, 0)):
-                straight = producers.get(node.input[other])
-                if straight is not None and straight.output[0] in chosen and node.input[slot] in residuals:
-                    name = node.input[slot]
-                    node.input[slot] = writer.activation(name, residuals[name], before=node.name)
     writer.finish()
     return graph_model
 
