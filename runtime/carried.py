@@ -8,7 +8,7 @@ from typing import Any
 
 import av
 
-from sdps.runtime.file_clock import FileClock
+from sdps.runtime.file_clock import GRACE, FileClock
 
 # FFmpeg puts more into MP4 than players read there (PCM, Vorbis).
 PLAYABLE = {"mp4": {"aac", "mp3", "ac3", "eac3", "alac", "opus", "flac", "mov_text"}}
@@ -96,7 +96,7 @@ class Carried:
                 continue
             lasting = float((packet.duration or 0) * packet.time_base)
             moment = self.clocks[packet.stream.index](float(packet.dts * packet.time_base), lasting)
-            if self.offset and moment < 0:
+            if self.offset and moment < -GRACE:
                 continue
             if seconds is not None and moment > seconds:
                 self.waiting = packet
@@ -108,8 +108,10 @@ class Carried:
         output = self.outputs[index]
         earlier = self.offset - self.clocks[index].shift
         if self.copied[index]:
-            # One after the other, whatever a damaged file says: containers take no others.
-            dts = max(packet.dts - round(earlier / packet.time_base), self.last_dts.get(index, -(2**62)) + 1)
+            # One after the other, whatever a damaged file says: containers take no others. Several subtitles
+            # may share a moment.
+            least = self.last_dts.get(index, -(2**62)) + (output.type != "subtitle")
+            dts = max(packet.dts - round(earlier / packet.time_base), least)
             if packet.pts is not None:
                 packet.pts += dts - packet.dts
             packet.dts = self.last_dts[index] = dts

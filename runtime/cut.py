@@ -9,10 +9,8 @@ from typing import Any
 from sdps.core.errors import UsageError
 from sdps.core.frame import Frame
 from sdps.runtime.events import Events
+from sdps.runtime.file_clock import GRACE
 from sdps.runtime.stream import Source
-
-GRACE = 0.001
-"""Seconds by which a film's times may be off: containers round them to their clock, Matroska to this."""
 
 
 class Cut:
@@ -77,7 +75,8 @@ class Cut:
             if self.duration is not None and frame.time >= self.start + self.duration - grace:
                 return
             if found % self.every == 0:
-                yield replace(frame, index=index, time=max(0.0, frame.time - self.start))
+                time = max(0.0, frame.time - self.start)
+                yield replace(frame, index=index, time=time, duration=frame.duration * self.every)
                 index += 1
             found += 1
 

@@ -7,6 +7,9 @@ import math
 JUMP = 1.0
 """Seconds by which stamps must fall back for the file's clock to have been set anew."""
 
+GRACE = 0.001
+"""Seconds by which moments may be off: containers round them to their clock, Matroska to this."""
+
 
 class FileClock:
     """Moments of one stream of a file, from 0 at `origin`, in seconds.

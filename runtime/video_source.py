@@ -64,7 +64,7 @@ class VideoSource:
         self.stream.thread_type = "SLICE" if live else "AUTO"
         self.failure, self.events, self.live = "", Events(), live
         self.length = (self.container.duration or 0) / av.time_base
-        self.newest = 0.0  # the latest moment, by the file's clock, of any packet
+        self.newest = -math.inf  # the latest moment, by the file's clock, of any packet
         self.decoded: Iterator[av.VideoFrame] = self._decode()
         # The first frame tells what headers leave open: rotation, colour, the true size.
         self.first = next(self.decoded, None)
@@ -79,8 +79,11 @@ class VideoSource:
         notes = [f"the input has {depth} bits per channel, the network sees and gives 8"] * (depth > 8)
         if self.remote and not live and self.container.streams.audio:
             notes.append("the sound of a film over HTTP is not carried over; download it first to keep it")
-        # A sound that begins before 0 to be cut, as Opus has it, is not where the film begins.
-        begin = 0.0 if live else max(0, self.container.start_time or 0) / av.time_base
+        begin = 0.0 if live else (self.container.start_time or 0) / av.time_base
+        if (self.first.time or 0.0) >= 0:  # else FFmpeg has made a clock that is about to wrap negative
+            begin = max(
+                0.0, begin
+            )  # sound that begins before 0 to be cut, as Opus has it, is not the beginning
         coded = self.stream.codec_context
         self.info = StreamInfo(
             kind="video",
@@ -126,8 +129,11 @@ class VideoSource:
     def missing(self) -> float:
         """Seconds at the end that the file says it has, and for which it held neither a picture nor a sound:
         it is cut off. To be asked when all was read. A twentieth and two frames are not counted."""
-        missing = self.length - (self.newest - self.info.offset)
-        return missing if not self.live and missing > 0.05 * self.length + 2 / float(self.info.fps) else 0.0
+        # Matroska counts its length from 0, whenever it begins.
+        begin = 0.0 if "matroska" in self.container.format.name else self.info.offset
+        missing = self.length - (self.newest - begin)
+        known = not self.live and math.isfinite(missing)
+        return missing if known and missing > 0.05 * self.length + 2 / float(self.info.fps) else 0.0
 
     def seek(self, seconds: float) -> None:
         """Goes on from a key frame before a moment; what lies between is for the caller to skip."""

@@ -145,6 +145,45 @@ def test_a_broadcast_begins_when_it_begins(tmp_path: Path) -> None:
     assert len(pictures) == 50 and pictures[0] < 0.1 and abs(pictures[0] - sound[0]) < 0.03
 
 
+@pytest.mark.parametrize(("suffix", "begin"), [(".mkv", 2.0), (".ts", 95_440.0), (".ts", 1.4)])
+def test_a_late_beginning_and_a_clock_that_wraps_are_no_damage(
+    suffix: str, begin: float, tmp_path: Path
+) -> None:
+    """The clock of MPEG-TS has 33 bits, which are full after 95,443.7 s."""
+    path, out = film(tmp_path / f"in{suffix}", steady(250), sound=10.0, begin=begin), tmp_path / "out.mp4"
+    done = sdps_run(path, out)
+    assert done.returncode == 0, done.stderr
+    pictures = seconds_of(out, "video")
+    assert len(pictures) == 250 and pictures[0] < 0.1 and max(np.diff(pictures)) < 0.06
+    assert abs(len(seconds_of(out, "audio")) - len(seconds_of(path, "audio"))) <= (suffix == ".mkv")
+
+
+def test_subtitles_that_share_a_moment_keep_it(tmp_path: Path) -> None:
+    """Signs and karaoke have hundreds."""
+    stamps = ["00:00:00,500"] * 20 + ["00:00:00,700"]
+    words = [f"{i}\n{stamp} --> 00:00:01,000\nline {i}\n" for i, stamp in enumerate(stamps, 1)]
+    (tmp_path / "words.srt").write_text("\n".join(words))
+    whole, path, out = film(tmp_path / "whole.mp4", steady(50)), tmp_path / "in.mkv", tmp_path / "out.mkv"
+    with (
+        av.open(str(whole)) as pictures,
+        av.open(str(tmp_path / "words.srt")) as subtitles,
+        av.open(str(path), "w") as target,
+    ):
+        packets: list[Any] = []
+        for source in (pictures, subtitles):
+            stream = target.add_stream_from_template(source.streams[0])
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = stream
+                    packets.append(packet)
+        for packet in sorted(packets, key=lambda p: p.dts * p.time_base):
+            target.mux(packet)
+    assert sdps_run(path, out).returncode == 0
+    with av.open(str(out)) as container:
+        told = [packet for packet in container.demux(subtitles=0) if packet.pts is not None]
+        assert [round(float(packet.pts * packet.time_base), 3) for packet in told] == [0.5] * 20 + [0.7]
+
+
 @pytest.mark.parametrize("start", [1.0, 7.0, 13.0])
 def test_a_start_within_a_transport_stream_is_found(start: float, tmp_path: Path) -> None:
     """FFmpeg finds its key frames by their place in the file, and often lands behind."""
