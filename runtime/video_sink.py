@@ -168,7 +168,8 @@ class VideoSink:
             return
         try:
             packets = self.stream.encode()
-            if packets and self.lasting:  # encoders take the mean; the last picture may stand for long
+            # Encoders take the mean. A little more or less than that is the rounding of the input's clock.
+            if packets and self.lasting > 1.5 / self.info.fps:
                 packets[-1].duration = round(Fraction(self.lasting) / packets[-1].time_base)
             self.container.mux(packets)
             if self.carried:

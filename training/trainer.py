@@ -6,8 +6,10 @@ import atexit
 import copy
 import math
 import signal
+import weakref
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -126,6 +128,7 @@ class Trainer:
         )
         self.step, self.skipped, self.clock = 0, 0, Clock()
         self.ahead: Iterator[tuple[Tensor, Tensor]] | None = None
+        self._at_exit = partial(_close, weakref.ref(self))
 
     @property
     def position(self) -> float:
@@ -179,7 +182,7 @@ class Trainer:
         ahead: Any = self.ahead
         self.ahead = None
         if ahead is not None:
-            atexit.unregister(self.close)
+            atexit.unregister(self._at_exit)
             # Not left to the garbage collector: the traceback of an error may hold it until that exit.
             ahead._shutdown_workers()
 
@@ -272,7 +275,7 @@ class Trainer:
                 worker_init_fn=_leave_signals_to_the_main_process,
             )
             self.ahead = iter(loader)
-            atexit.register(self.close)
+            atexit.register(self._at_exit)
         try:
             return next(self.ahead)
         except SdpsError as error:  # before its line PyTorch puts the whole traceback of the other process
@@ -285,6 +288,13 @@ class Trainer:
         while True:
             yield step, self.recipe.phase(clock.at(step))
             step += 1
+
+
+def _close(trainer: weakref.ref[Trainer]) -> None:
+    """Ends the processes of a trainer that is still there, without keeping it there."""
+    alive = trainer()
+    if alive is not None:
+        alive.close()
 
 
 def _leave_signals_to_the_main_process(worker: int) -> None:

@@ -148,6 +148,7 @@ def test_workers_prepare_the_very_same_patches(photos: list[Image]) -> None:
         ahead.step = straight.step = step
         for a, b in zip(ahead._batch(), straight._batch(), strict=True):
             assert torch.equal(a, b)
+    ahead.close()
 
 
 def test_processes_share_the_patches_of_a_step(photos: list[Image]) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import numpy as np
@@ -42,13 +43,22 @@ class Disturbed(Trainer):
         return super().advance()
 
 
+OTHERS: set[BaseProcess] = set()
+"""Processes that another test left to the garbage collector."""
+
+
+def workers_here() -> list[BaseProcess]:
+    return [child for child in multiprocessing.active_children() if child not in OTHERS]
+
+
 @pytest.fixture(autouse=True)
 def no_process_is_left() -> Iterator[None]:
     """Python's exit waits for those that are, for ever."""
+    OTHERS.update(multiprocessing.active_children())
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "This DataLoader will create")  # on a machine of one core
         yield
-    assert multiprocessing.active_children() == []
+    assert workers_here() == []
 
 
 def run(out: Path, happens: Callable[[], object], source: Source = PHOTOS, workers: int = 2) -> Ending:
@@ -67,7 +77,7 @@ def test_a_signal_to_all_processes_of_a_run_stops_and_saves_it(
     number: signal.Signals, tmp_path: Path
 ) -> None:
     def happens() -> None:
-        children = multiprocessing.active_children()
+        children = workers_here()
         assert len(children) == 2
         pids = [os.getpid(), *(child.pid for child in children)]
         # By another process: PyTorch's workers take a signal of their parent for its word to end.
@@ -111,7 +121,7 @@ def test_where_the_pictures_are_gone_a_line_says_so_and_what_was_trained_is_save
 
 def test_where_a_process_is_killed_the_others_are_ended(tmp_path: Path) -> None:
     def happens() -> None:
-        os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+        os.kill(workers_here()[0].pid or 0, signal.SIGKILL)
 
     with pytest.raises(RuntimeError, match="worker"):
         run(tmp_path, happens)
