@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sdps.core.artifact import write_bytes
-from sdps.core.errors import SdpsError, SinkError, UsageError
+from sdps.core.errors import SinkError, UsageError
 from sdps.core.frame import Frame, Image
 from sdps.runtime.compare import compose, sweep
 from sdps.runtime.stream import StreamInfo
@@ -61,12 +61,7 @@ class PictureSink:
         position = sweep(clean.time) if self.info.kind == "video" else 0.5
         image = compose(self.compare, rainy.image, clean.image, position)
         target = self._target(clean.name, clean.index)
-        try:
-            write_bytes(target, encode_picture(image, target.suffix, clean.profile))
-        except SinkError:
-            raise
-        except SdpsError as error:  # as an output's, so that other outputs of a live source go on
-            raise SinkError(error.message, error.remedy) from error
+        write_bytes(target, encode_picture(image, target.suffix, clean.profile))
         return True
 
     def _target(self, name: str, index: int) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sdps.core.errors import SdpsError, SinkError
+from sdps.core.errors import SdpsError
 from sdps.core.frame import Frame
 from sdps.runtime.events import Events
 from sdps.runtime.stream import Sink, StreamInfo
@@ -55,13 +55,13 @@ class SeveralSinks:
         for sink in list(self.sinks):
             try:
                 going_on = ask(sink) and going_on
-            except SinkError as error:
+            except SdpsError as error:
                 if not self.live or len(self.sinks) == 1:
                     raise
                 self._give_up(sink, error)
         return going_on
 
-    def _give_up(self, sink: Sink, error: SinkError) -> None:
+    def _give_up(self, sink: Sink, error: SdpsError) -> None:
         self.sinks.remove(sink)
         self.failed.append(error.message)
         self.events.emit("sink", f"{error.message} The other outputs go on.", place=sink.place)

@@ -80,10 +80,8 @@ class VideoSource:
         if self.remote and not live and self.container.streams.audio:
             notes.append("the sound of a film over HTTP is not carried over; download it first to keep it")
         begin = 0.0 if live else (self.container.start_time or 0) / av.time_base
-        if (self.first.time or 0.0) >= 0:  # else FFmpeg has made a clock that is about to wrap negative
-            begin = max(
-                0.0, begin
-            )  # sound that begins before 0 to be cut, as Opus has it, is not the beginning
+        if (self.first.time or 0.0) >= 0:  # else the clock of MPEG-TS is about to wrap, and counts up to that
+            begin = max(0.0, begin)  # not where sound begins whose first piece is to be cut, as of Opus
         coded = self.stream.codec_context
         self.info = StreamInfo(
             kind="video",
