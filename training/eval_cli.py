@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,28 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sdps.core.console import failing_clearly, version_printer
-from sdps.core.errors import MissingDependency, SdpsError, SourceError, UsageError
+from sdps.core.errors import MissingDependency, SdpsError, UsageError
 
 if TYPE_CHECKING:
     from sdps.core.frame import Image
-    from sdps.training.datasets import Pair
+    from sdps.training.eval_sets import PictureSet
     from sdps.training.protocol import PictureScore
     from sdps.training.restorers import Restorer
     from sdps.training.worst_sheet import WorstSheet
-
-
-@dataclass(frozen=True)
-class PictureSet:
-    """Pictures that are scored together: name, rainy and clean, read one after the other.
-
-    Attributes:
-        unread: A line for each pair that could not be read; it grows while `pictures` is gone through.
-    """
-
-    name: str
-    count: int
-    pictures: Iterable[tuple[str, Image, Image]]
-    unread: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -137,9 +123,10 @@ def evaluate(
     torch = need("torch", "train")
     if threads:
         torch.set_num_threads(threads)
+    from sdps.training.eval_sets import folders, held_out_sets
     from sdps.training.restorers import open_restorer
 
-    sets = _held_out(limit) if rainy is None else _folders(rainy, clean, limit)
+    sets = held_out_sets(limit) if rainy is None else folders(rainy, clean, limit)
     with closing(open_restorer(model, provider, device)) as restorer:
         stopped = _score(restorer, sets, protocols, out, worst, as_json)
         if stopped is None and (told := restorer.arithmetic()):
@@ -175,67 +162,6 @@ def _probe(out: Path) -> None:
     for name in FILES:
         if (out / name).is_dir():
             raise UsageError(f"{out / name} is a folder, and no file.", "Choose another --out.")
-
-
-def _folders(rainy: Path, clean: Path | None, limit: int) -> list[PictureSet]:
-    """The pairs to score, by set; a picture among them that does not fit is refused by name."""
-    from sdps.core.metrics import SMALLEST
-    from sdps.training.datasets import check_pairs, pair_up, recognise, refuse, summary
-    from sdps.training.report import printable
-
-    if clean is not None:
-        pairs, problems = pair_up(rainy, clean)
-        sets = {_name(rainy): pairs}
-    else:
-        data, wanted = recognise(rainy), ("test", "all", "val")
-        sets = data.part(*wanted)
-        if not sets:
-            raise UsageError(
-                f"{rainy} holds training pictures only.", "Give two folders, rainy and clean, to score them."
-            )
-        part = next(iter(sets)).split("/")[0]
-        problems = data.problems_of(*wanted[: wanted.index(part) + 1])
-        if others := [line for line in data.problems if line not in problems]:
-            typer.echo(printable(f"In parts that are not scored, {summary(others)}"), err=True)
-        sets = {_name(rainy) if name == "all" else name: pairs for name, pairs in sets.items()}
-    refuse(problems)
-    if not any(sets.values()):
-        raise UsageError(f"{rainy} and {clean} have no picture in common.", "Pairs have the same name.")
-    if limit:
-        sets = {name: pairs[:limit] for name, pairs in sets.items()}
-    refuse([line for pairs in sets.values() for line in check_pairs(pairs, SMALLEST)[1]])
-    return [_pairs(name, pairs) for name, pairs in sets.items()]
-
-
-def _pairs(name: str, pairs: list[Pair]) -> PictureSet:
-    """A set of pairs on disk; one that cannot be read is written down and left out."""
-    from sdps.training.datasets import read_pair
-
-    unread: list[str] = []
-
-    def pictures() -> Iterator[tuple[str, Image, Image]]:
-        for pair in pairs:
-            try:
-                both = read_pair(pair)
-            except SourceError as error:
-                unread.append(error.message)
-                continue
-            yield (pair.name, *both)
-
-    return PictureSet(name, len(pairs), pictures(), unread)
-
-
-def _name(folder: Path) -> str:
-    """A folder's own name, also of `.` and `..`; links keep theirs."""
-    return (folder if folder.name not in ("", "..") else folder.resolve()).name or str(folder)
-
-
-def _held_out(limit: int) -> list[PictureSet]:
-    from sdps.training.evaluate import held_out, looks_here
-    from sdps.training.photos import photo_list
-
-    count = min(limit or 10**9, len(photo_list("evaluate")))
-    return [PictureSet(look, count, held_out(look, limit)) for look in looks_here()]
 
 
 def _score(

@@ -80,7 +80,7 @@ import os, resource, sys
 os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:1])  # each thread would take addresses
 import cv2, numpy, rich.progress, rich.table, torch
 from sdps.core.metrics import quality
-from sdps.training import eval_cli, protocol, report, restorers, worst_sheet
+from sdps.training import eval_cli, eval_sets, protocol, report, restorers, worst_sheet
 restorer = restorers.open_restorer(*sys.argv[2:4])
 restorer.frame(numpy.zeros((64, 64, 3), numpy.uint8))  # loads what it needs
 restorer.close()
