@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 import importlib
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
-from sdps.core.errors import MissingDependency, SdpsError
+from sdps.core.errors import MissingDependency, SdpsError, UsageError
 from sdps.core.version import __version__
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -61,12 +62,20 @@ def version_printer(command: str) -> Callable[[bool], None]:
     return show
 
 
+def _refuse_nan(options: Mapping[str, Any]) -> None:
+    """NaN passes every bound, as it compares with nothing; and no option means it."""
+    for name, value in options.items():
+        if isinstance(value, float) and math.isnan(value):
+            raise UsageError(f"--{name.replace('_', '-')} nan is no number.", "Give one.")
+
+
 def failing_clearly(command: Command) -> Command:
     """Turns an SdpsError of a command into one line on standard error and its exit code."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         try:
+            _refuse_nan(kwargs)
             return command(*args, **kwargs)
         except SdpsError as error:
             from rich.console import Console

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from sdps.core.errors import UsageError
@@ -61,12 +60,6 @@ def sizes_of(
             )
         shapes = [ShapeRange(*parts)]
     return (None if dynamic else Size.parse(size or DEFAULT_SIZE)), shapes
-
-
-def check_floor(min_psnr: float | None) -> None:
-    """A bound that compares with nothing would hold for everything, or for nothing."""
-    if min_psnr is not None and math.isnan(min_psnr):
-        raise UsageError("--min-psnr nan is no bound.", "Give decibels, for example --min-psnr 45.")
 
 
 def check_exits(exits: str, exit: int | None, precision: str, engine: str, others: dict[str, Any]) -> None:

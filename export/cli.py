@@ -19,7 +19,6 @@ from sdps.export.arguments import (
     ENGINES,
     check_calibration,
     check_exits,
-    check_floor,
     one_precision,
     sizes_of,
 )
@@ -119,7 +118,6 @@ def export(
             "rewritten graph.",
             "Leave it out; an FP32 export with it shows what the rewrites do.",
         )
-    check_floor(min_psnr)
     if exits is not None:
         of_one_graph = {
             "--explain": explain,

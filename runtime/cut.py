@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -28,7 +29,7 @@ class Cut:
     ) -> None:
         timed = start > 0 or duration is not None
         wrong = ""
-        if start < 0 or (duration is not None and duration <= 0) or every < 1:
+        if not 0 <= start < math.inf or not (duration is None or duration > 0) or every < 1:
             wrong = "--start is at least 0, --duration more than 0, and --every at least 1."
         elif timed and source.info.kind == "pictures":
             wrong = "Pictures have no times."

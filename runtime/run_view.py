@@ -143,7 +143,7 @@ def judge(summary: Summary, source: Source, limit: int | None) -> None:
     if not summary.written and not summary.complete:
         raise typer.Exit(130)
     if not summary.written:
-        raise SdpsError("Not one frame was written.", "Is the input complete?")
+        raise SdpsError("Not one frame was written.", "Is the input complete, and longer than --start?")
     video = source.info.kind == "video" and limit is None and summary.complete
     missing = getattr(source, "missing", 0.0) if video and not source.info.cut else 0.0
     if missing:

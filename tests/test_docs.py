@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -45,6 +48,14 @@ def test_every_flag_that_is_shown_exists(document: Path, helps: dict[str, str]) 
                     assert re.search(rf"{flag}(?![a-z0-9-])", help_text), (
                         f"{document.name}: {command} has no {flag}"
                     )
+
+
+@pytest.mark.parametrize("module", COMMANDS.values())
+def test_options_that_take_a_fraction_are_called_as_their_parameters(module: str) -> None:
+    """By the parameter NaN is refused (core/console.py)."""
+    command: Any = typer.main.get_command(importlib.import_module(f"sdps.{module}").app)
+    fractions = [option for option in command.params if "float" in option.type.name]
+    assert all(f"--{option.name.replace('_', '-')}" in option.opts for option in fractions)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -104,7 +104,8 @@ def test_garbage_is_one_line(tmp_path: Path) -> None:
         (("--picture", "none.jpg"), "none.jpg cannot be read"),
         (("--picture", __file__), "not a readable picture"),
         (("--workspace", "0"), "workspace"),
-        (("--min-psnr", "nan"), "--min-psnr nan is no bound"),
+        (("--min-psnr", "nan"), "--min-psnr nan is no number"),
+        (("--int8", "--calib", "photos", "--max-drift", "nan"), "--max-drift nan is no number"),
     ],
 )
 def test_wrong_usage_exits_2(

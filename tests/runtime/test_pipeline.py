@@ -220,6 +220,8 @@ def test_a_cut_off_input_is_said_and_its_part_is_kept(make_video: MakeVideo, tmp
         (["--input", "demo", "--output", "none", "--provider", "warp"], 2, "no provider 'warp'"),
         (["--input", "demo", "--output", "none", "--compare", "half"], 2, "no comparison 'half'"),
         (["--input", "demo", "--output", "out.txt"], 2, "not written as '.txt'"),
+        (["--input", "demo", "--output", "none", "--duration", "nan"], 2, "--duration nan is no number"),
+        (["--input", "demo", "--output", "none", "--start", "inf"], 2, "--start is at least 0"),
         (["--camera", "99", "--output", "none"], 1, "Camera 99 cannot be opened"),
     ],
 )
