@@ -27,6 +27,7 @@ class Frame:
         arrived: `time.monotonic()` when it was decoded; 0 where nobody measures. Latency begins here.
         stale: The source fell silent, and this is its last good picture once more, marked as such.
         profile: The ICC profile of a picture file's colours; empty where it has none.
+        exif: What a picture file's EXIF says but for its orientation; empty where it has none.
     """
 
     image: Image
@@ -37,6 +38,7 @@ class Frame:
     stale: bool = False
     duration: float = 0.0
     profile: bytes = b""
+    exif: bytes = b""
 
     def with_image(self, image: Image) -> Frame:
         """The same moment with another picture."""

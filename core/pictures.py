@@ -39,15 +39,28 @@ DECODING = 8
 ROWS = 256
 """Copied at a time, because Pillow makes three copies on the way to NumPy, and pictures can be large."""
 ORIENTATION, BITS, SAMPLE_FORMAT = 0x0112, 258, 339  # tags of TIFF and EXIF
+EXIF = 0x8769  # the block of EXIF's own tags in it
+UNTRUE = 40962, 40963, 37500
+"""EXIF's tags that do not hold of a picture that was turned or restored: its width, its height, and the
+camera maker's own, which point to where they lay in the file."""
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as (H, W, 3) uint8 RGB, whether its file had 16 bits per channel, and its ICC profile."""
+    """A picture file.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB, upright.
+        deep: Whether its file had 16 bits per channel.
+        profile: Its ICC profile, if that is of RGB colours; else empty.
+        exif: What else its EXIF says (camera, moment, place), as a block of an upright picture without a
+            thumbnail; empty where it says nothing.
+    """
 
     image: Image
     deep: bool
     profile: bytes
+    exif: bytes
 
 
 def no_room_for(path: Path) -> SourceError:
@@ -103,11 +116,11 @@ def decode(data: bytes) -> Decoded | None:
             if pixels > MAX_PIXELS:
                 return None
             if _is_deep(picture, data):
-                return Decoded(_decode_deep(picture, data), True, _profile(picture))
+                return Decoded(_decode_deep(picture, data), True, _profile(picture), _exif(picture))
             if picture.mode[0] in "FI":
                 return None
             picture.load()
-            return Decoded(_upright(picture, picture), False, _profile(picture))
+            return Decoded(_upright(picture, picture), False, _profile(picture), _exif(picture))
     except MemoryError:
         raise
     except Exception:  # a damaged file raises any of a dozen classes
@@ -121,6 +134,19 @@ def _profile(picture: Pictures.Image) -> bytes:
     """The ICC profile, if it is of RGB colours (bytes 16 to 19 of its header): grey and CMYK become RGB."""
     profile = picture.info.get("icc_profile")
     return profile if isinstance(profile, bytes) and profile[16:20] == b"RGB " else b""
+
+
+def _exif(picture: Pictures.Image) -> bytes:
+    """The EXIF block of a picture that lies upright by now; TIFF's own tags are none."""
+    if "exif" not in picture.info:
+        return b""
+    with contextlib.suppress(Exception):  # damaged: it is left out
+        said = picture.getexif()
+        said.pop(ORIENTATION, None)
+        for tag in UNTRUE:
+            said.get_ifd(EXIF).pop(tag, None)
+        return said.tobytes() if len(said) else b""
+    return b""
 
 
 def _is_deep(picture: Pictures.Image, data: bytes) -> bool:

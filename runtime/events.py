@@ -19,7 +19,7 @@ class Event:
 
     Attributes:
         kind: One word for programs: 'connected', 'lost', 'stale', 'recovered', 'resized', 'frozen',
-            'moving', 'unreadable', 'passed', 'model', 'memory', 'sink'.
+            'moving', 'unreadable', 'passed', 'model', 'memory', 'sink', 'carried', 'clock', 'waiting'.
         text: One line for people, without credentials.
         values: Figures that belong to it.
         at: `time.monotonic()`, seconds.

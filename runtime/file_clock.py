@@ -51,4 +51,4 @@ class FileClock:
         return moment
 
     def _fits(self, moment: float) -> bool:
-        return abs(moment - self._end) < JUMP
+        return abs(moment - self._end) < self.jump

@@ -26,6 +26,8 @@ WRITABLE: dict[str, dict[str, Any]] = {
     ".tiff": TIFF,
 }
 """What Pillow is told for each kind of file."""
+LONGEST_EXIF = 65_533
+"""Bytes that JPEG's segment holds."""
 
 
 class PictureSink:
@@ -61,7 +63,7 @@ class PictureSink:
         position = sweep(clean.time) if self.info.kind == "video" else 0.5
         image = compose(self.compare, rainy.image, clean.image, position)
         target = self._target(clean.name, clean.index)
-        write_bytes(target, encode_picture(image, target.suffix, clean.profile))
+        write_bytes(target, encode_picture(image, target.suffix, clean.profile, clean.exif))
         return True
 
     def _target(self, name: str, index: int) -> Path:
@@ -86,8 +88,8 @@ def refuse_read_only(folder: Path) -> None:
         raise SinkError(f"{folder} cannot be written: {there} is read-only.", "Choose another --output.")
 
 
-def encode_picture(image: Image, suffix: str, profile: bytes = b"") -> bytes:
-    """(H, W, 3) uint8 RGB as the bytes of a picture file, with an ICC profile where its kind holds one.
+def encode_picture(image: Image, suffix: str, profile: bytes = b"", exif: bytes = b"") -> bytes:
+    """(H, W, 3) uint8 RGB as the bytes of a picture file, with ICC profile and EXIF where it holds them.
 
     Raises:
         SinkError: the format cannot hold it.
@@ -96,9 +98,12 @@ def encode_picture(image: Image, suffix: str, profile: bytes = b"") -> bytes:
 
     if suffix.lower() not in WRITABLE:
         raise SinkError(f"{suffix} is no picture that sdps writes.", "Write .png instead.")
-    file = io.BytesIO()
+    file, kind = io.BytesIO(), WRITABLE[suffix.lower()]
     try:
-        Pictures.fromarray(image).save(file, **WRITABLE[suffix.lower()], icc_profile=profile or None)
+        # Pillow ignores what a kind does not hold; TIFF takes EXIF for its own tags, which say how it lies.
+        if exif and len(exif) <= LONGEST_EXIF and kind["format"] != "TIFF":
+            kind = {**kind, "exif": exif}
+        Pictures.fromarray(image).save(file, **kind, icc_profile=profile or None)
     except (OSError, ValueError) as error:
         raise SinkError(
             f"A {suffix} file cannot hold this picture: {error}.", "Write .png instead."

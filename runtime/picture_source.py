@@ -59,7 +59,9 @@ class PictureSource:
         for index, path in enumerate(self.files):
             found = self._read(path)
             if found is not None:
-                yield Frame(found.image, index, float(index), path.name, profile=found.profile)
+                yield Frame(
+                    found.image, index, float(index), path.name, profile=found.profile, exif=found.exif
+                )
 
     def close(self) -> None:
         self.files = []

@@ -27,6 +27,7 @@ from sdps.runtime.sinks import open_sink
 from sdps.runtime.sources import PICTURES, open_source
 
 MakePicture = Callable[[int, int], Image]
+ORIENTATION, MOMENT, EXIF, PLACE, SHUTTER, WIDTH, MAKERS_OWN = 274, 306, 0x8769, 0x8825, 33434, 40962, 37500
 
 
 def photograph() -> Image:
@@ -108,6 +109,31 @@ def test_a_profile_of_other_colours_than_rgb_is_not(tmp_path: Path) -> None:
     Pictures.new("L", (64, 48), 90).save(tmp_path / "in.png", icc_profile=bytes(profile))
     decoded = decode((tmp_path / "in.png").read_bytes())
     assert decoded is not None and decoded.profile == b""
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_exif_is_kept_but_for_what_is_no_longer_true(suffix: str, tmp_path: Path) -> None:
+    """Archives are sorted by the moment; the picture is upright by now, and of another size."""
+    exif = Pictures.Exif()
+    exif[ORIENTATION], exif[MOMENT] = 6, "2026:11:22 10:00:00"
+    exif.get_ifd(EXIF).update({SHUTTER: (1, 250), WIDTH: 64, MAKERS_OWN: b"points elsewhere"})
+    exif.get_ifd(PLACE)[1] = "N"
+    Pictures.new("RGB", (64, 48), (200, 30, 30)).save(tmp_path / f"in{suffix}", exif=exif.tobytes())
+    source = open_source(str(tmp_path / f"in{suffix}"))
+    Pipeline(source, lambda image: image, open_sink(str(tmp_path / f"out{suffix}"), source.info)).run()
+    with Pictures.open(tmp_path / f"out{suffix}") as written:
+        assert written.size == (48, 64)
+        kept = written.getexif()
+    assert kept[MOMENT] == "2026:11:22 10:00:00" and ORIENTATION not in kept
+    assert set(kept.get_ifd(EXIF)) == {SHUTTER} and kept.get_ifd(PLACE)[1] == "N"
+
+
+def test_damaged_exif_costs_nothing_but_itself(tmp_path: Path) -> None:
+    Pictures.new("RGB", (64, 48), (200, 30, 30)).save(
+        tmp_path / "in.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff"
+    )
+    decoded = decode((tmp_path / "in.jpg").read_bytes())
+    assert decoded is not None and decoded.image.shape == (48, 64, 3) and decoded.exif == b""
 
 
 def test_a_glob_goes_through_folders(picture: MakePicture, tmp_path: Path) -> None:
