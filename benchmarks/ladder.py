@@ -125,6 +125,8 @@ def paces(
     from sdps.export.onnx_export import export_graph
     from sdps.runtime.backends import open_backend
 
+    if provider == "identity":
+        raise UsageError("--provider identity runs no graph.", "Take auto, openvino, cpu, cuda or tensorrt.")
     open_backend(provider=provider, threads=threads).close()  # a wrong one is refused at once
     picture = np.random.default_rng(0).integers(0, 256, (1, SIZE.height, SIZE.width, 3), dtype=np.uint8)
     with ExitStack() as stack:

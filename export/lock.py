@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import getpass
 import hashlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ def locked(target: Path, say: Callable[[str], None] = lambda text: None) -> Iter
         say: Told in one line that there is a wait.
     """
     filelock = need("filelock", "export")
-    folder = Path(tempfile.gettempdir()) / f"sdps-locks-{getpass.getuser()}"
+    folder = Path(tempfile.gettempdir()) / f"sdps-locks-{_user()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:24]
     lock = filelock.FileLock(folder / f"{name}.lock")
@@ -40,3 +41,10 @@ def locked(target: Path, say: Callable[[str], None] = lambda text: None) -> Iter
         yield
     finally:
         lock.release()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container that runs under a number without a name; OSError from 3.13 on
+        return str(os.getuid())

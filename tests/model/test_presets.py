@@ -112,4 +112,6 @@ def test_a_wrong_provider_is_refused_before_anything_is_exported() -> None:
         paces(("nano",), provider="nothing", say=said.append)
     with pytest.raises(UsageError, match="not a checkpoint"):  # a graph is what is timed
         paces(("nano",), provider="torch", say=said.append)
+    with pytest.raises(UsageError, match="runs no graph"):
+        paces(("nano",), provider="identity", say=said.append)
     assert not said
