@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sdps.core import libraries, machine, packages
+from sdps.core.free_memory import Memory, memory
 from sdps.core.jetson import Jetson, jetson
 from sdps.core.problems import Problem, problems
 from sdps.core.verdicts import Ability, abilities
@@ -65,7 +66,7 @@ class Facts:
 
     system: machine.System | None = None
     cpu: machine.Cpu | None = None
-    memory: machine.Memory | None = None
+    memory: Memory | None = None
     disk: machine.Disk | None = None
     smi: machine.Smi | None = None
     gpu: dict[str, str] | None = None
@@ -117,7 +118,7 @@ def examine(run: bool = True, root: Path = machine.ROOT) -> Facts:
     probes: dict[str, Callable[[], Any]] = {
         "system": lambda: machine.system(root),
         "cpu": lambda: machine.cpu(root),
-        "memory": lambda: machine.memory(root),
+        "memory": lambda: memory(root),
         "disk": machine.disk,
         "smi": machine.smi,
         "jetson": lambda: jetson(root),

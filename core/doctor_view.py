@@ -88,7 +88,7 @@ def machine_rows(facts: Facts) -> list[tuple[str, str]]:
         quota = f", quota of {cpu.quota:g} cores" if cpu.quota else ""
         features = f"; {', '.join(cpu.features)}" if cpu.features else ""
         rows.append(("processor", f"{cpu.model}, {cpu.usable} of {cpu.cores} cores usable{quota}{features}"))
-    if memory := facts.memory:
+    if (memory := facts.memory) and memory.total_gb:
         rows.append(("memory", f"{memory.available_gb} of {memory.total_gb} GB available"))
     rows.append(("GPU", _gpu(facts)))
     rows.append(("bundled models", ", ".join(facts.models) or "none"))

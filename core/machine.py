@@ -1,4 +1,4 @@
-"""The machine, read from files and small programs: system, processor, memory, disk, GPU driver.
+"""The machine, read from files and small programs: system, processor, disk, GPU driver.
 
 Every function takes the root of the file system, so that the files of another machine can be read.
 """
@@ -54,14 +54,6 @@ class Cpu:
     usable: int
     quota: float
     features: list[str]
-
-
-@dataclass(frozen=True)
-class Memory:
-    """In GB (1e9 bytes), within the limit of the container, if there is one."""
-
-    total_gb: float
-    available_gb: float
 
 
 @dataclass(frozen=True)
@@ -122,7 +114,7 @@ def cpu(root: Path = ROOT) -> Cpu:
 def cpu_quota(root: Path = ROOT) -> float:
     """How many cores' worth of time the control group allows, 0.0 without a limit (cgroup v1 and v2)."""
     found = []
-    for folder in _groups(root, "cpu"):
+    for folder in control_groups(root, "cpu"):
         v2 = text(folder / "cpu.max").split()
         quota, period = text(folder / "cpu.cfs_quota_us").strip(), text(folder / "cpu.cfs_period_us").strip()
         parts = v2 if len(v2) == 2 else [quota, period]
@@ -131,18 +123,17 @@ def cpu_quota(root: Path = ROOT) -> float:
     return round(min(found), 2) if found else 0.0
 
 
-def memory(root: Path = ROOT) -> Memory:
-    rows = dict(re.findall(r"^(\w+):\s*(\d+) kB", text(root / "proc/meminfo"), re.MULTILINE))
-    total, available = (int(rows.get(key, 0)) * 1024 for key in ("MemTotal", "MemAvailable"))
-    for folder in _groups(root, "memory"):
-        for limit_name, used_name in (
-            ("memory.max", "memory.current"),
-            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-        ):
-            limit, used = text(folder / limit_name).strip(), text(folder / used_name).strip()
-            if limit.isdigit() and used.isdigit() and int(limit) < total:
-                total, available = int(limit), min(available, max(0, int(limit) - int(used)))
-    return Memory(round(total / 1e9, 1), round(available / 1e9, 1))
+def control_groups(root: Path, controller: str) -> Iterator[Path]:
+    """Folders of this process's control group and of all above it: the narrowest of them rules."""
+    for line in text(root / "proc/self/cgroup").splitlines() or ["0::/"]:
+        _, _, rest = line.partition(":")
+        names, _, path = rest.partition(":")
+        if names and controller not in names.split(","):
+            continue
+        base = root / "sys/fs/cgroup" / (controller if names else "")
+        # In a container the path is the host's, and what rules lies at the top.
+        folder = base / path.strip("/")
+        yield from (part for part in (folder, *folder.parents) if part.is_relative_to(base))
 
 
 def disk() -> Disk:
@@ -209,16 +200,3 @@ def without_home(message: str) -> str:
     """A message with ~ for the home folder, wherever it stands in it."""
     home = str(Path.home())
     return message.replace(home + os.sep, "~" + os.sep) if len(home) > 1 else message
-
-
-def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of this process's control group and of all above it: the narrowest of them rules."""
-    for line in text(root / "proc/self/cgroup").splitlines() or ["0::/"]:
-        _, _, rest = line.partition(":")
-        names, _, path = rest.partition(":")
-        if names and controller not in names.split(","):
-            continue
-        base = root / "sys/fs/cgroup" / (controller if names else "")
-        # In a container the path is the host's, and what rules lies at the top.
-        folder = base / path.strip("/")
-        yield from (part for part in (folder, *folder.parents) if part.is_relative_to(base))

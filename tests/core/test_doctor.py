@@ -18,6 +18,7 @@ import pytest
 from sdps.core import jetson as jetsons
 from sdps.core import machine, packages, video_devices
 from sdps.core.doctor import ASKED, Facts, Library, examine, isolated, judge
+from sdps.core.free_memory import memory
 from sdps.core.problems import problems
 from sdps.core.verdicts import Ability, abilities, rtx_runs
 from sdps.core.video_devices import Camera, CameraFormat, CameraSize
@@ -164,7 +165,7 @@ def test_the_limits_of_a_control_group(
     for name, text in files.items():
         write(tmp_path / name, text + "\n")
     assert machine.cpu_quota(tmp_path) == cores
-    assert machine.memory(tmp_path).total_gb == gigabytes
+    assert memory(tmp_path).total_gb == gigabytes
 
 
 def test_the_limits_of_an_old_control_group(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sdps.core.free_memory import free_memory
+from sdps.core.free_memory import free_memory, memory
 
 GIB = 1 << 30
 
@@ -44,6 +44,8 @@ def test_a_control_group_counts_and_so_does_the_one_above(tmp_path: Path) -> Non
     }
     root = system(tmp_path, proc__meminfo=MEMINFO, proc__self__cgroup="0::/pod/box\n", **files)
     assert free_memory(root) == GIB + GIB // 2
+    # sdps-doctor tells what sdps-run goes by.
+    assert (memory(root).total_gb, memory(root).available_gb) == (2.1, 1.6)
     system(root, **{f"{above}max": str(GIB + GIB // 4)})
     assert free_memory(root) == GIB // 4
 
