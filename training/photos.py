@@ -1,8 +1,8 @@
 """The photographs that sdps trains and measures on, from a package registry, never committed.
 
-They come from Debian's `gcompris-qt-data`, pinned by version and SHA-256. `photos.csv` lists each
-with its licence, author and source, and the split it belongs to; only public-domain, CC0 and
-CC-BY pictures are used. Train, calibrate and evaluate share no picture.
+They come from Debian's `gcompris-qt-data`, pinned by version and SHA-256, on any system.
+`photos.csv` lists each with its licence, author and source, and the split it belongs to; only
+public-domain, CC0 and CC-BY pictures are used. Train, calibrate and evaluate share no picture.
 
 `python -m sdps.training.photos` fetches them into the cache and prints where they are.
 """
@@ -10,6 +10,7 @@ CC-BY pictures are used. Train, calibrate and evaluate share no picture.
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import struct
 import subprocess
@@ -18,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from sdps.core.artifact import sha256_of, write_bytes
 from sdps.core.cache import cache_folder
@@ -26,10 +27,17 @@ from sdps.core.console import need
 from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Image
 from sdps.core.pictures import read_picture
+from sdps.model.download import KnownFile, fetch
+from sdps.training.debian import packed_files
 
-PACKAGE = "gcompris-qt-data"
-VERSION = "3.1-2"
-SHA256 = "e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f"
+NAME, VERSION = "gcompris-qt-data", "3.1-2"
+PACKAGE = KnownFile(
+    f"{NAME}_{VERSION}_all.deb",
+    44_196_292,
+    "e9cf06ab2105529068df73085784e835d2ff03f870d2a8091f09125d40abac9f",
+)
+BASE_URL = "https://deb.debian.org/debian/pool/main/g/gcompris-qt"
+"""Where Debian's archive has it; `SDPS_PHOTOS_URL` replaces it."""
 SPLITS = ("train", "calibrate", "evaluate")
 
 
@@ -60,45 +68,46 @@ def fetch_photos() -> Path:
     """Downloads and unpacks the photographs once; returns the folder that holds them.
 
     Raises:
-        SdpsError: not a Debian-like system with the package, or the download is not the pinned one.
+        SdpsError: the package can be had neither from apt nor over the network, or not be written.
     """
-    folder = cache_folder() / "photos" / f"{PACKAGE}-{VERSION}"
+    folder = cache_folder() / "photos" / f"{NAME}-{VERSION}"
     wanted = [photo for split in SPLITS for photo in photo_list(split)]
     if all((folder / photo.path).is_file() for photo in wanted):
         return folder
-    tools = [tool for tool in ("apt-get", "dpkg-deb") if not shutil.which(tool)]
-    if tools:
-        raise SdpsError(
-            f"{' and '.join(tools)} not found: the photographs come as a Debian package.",
-            "Use --photos DIR with photographs of your own.",
-        )
     with tempfile.TemporaryDirectory(prefix="sdps-photos-") as scratch:
-        command = ["apt-get", "download", f"{PACKAGE}={VERSION}"]
-        done = subprocess.run(command, cwd=scratch, capture_output=True, text=True, check=False)
-        debs = list(Path(scratch).glob("*.deb"))
-        if done.returncode or not debs:
-            raise SdpsError(
-                f"apt-get could not download {PACKAGE} {VERSION}.",
-                "Run 'apt-get update' first, or use --photos DIR.",
-            )
-        if sha256_of(debs[0]) != SHA256:
-            raise SdpsError(
-                f"The downloaded {debs[0].name} is not the pinned file (SHA-256 differs).", "It was not used."
-            )
-        subprocess.run(["dpkg-deb", "-x", str(debs[0]), scratch], check=True)
-        contents: dict[str, bytes] = {}
-        activities = {photo.path.split("/", 1)[0] for photo in wanted}
-        for file in sorted(Path(scratch).rglob("*.rcc")):
-            if file.stem in activities:
-                contents |= {
-                    name.split("activities/", 1)[-1]: data for name, data in read_rcc(file.read_bytes())
-                }
+        contents = _contents(_package(Path(scratch)), {photo.path.split("/", 1)[0] for photo in wanted})
         for photo in wanted:
             match = next((data for name, data in contents.items() if name.endswith(photo.path)), None)
             if match is None:
-                raise SdpsError(f"{photo.path} is not in {PACKAGE} {VERSION}.")
+                raise SdpsError(f"{photo.path} is not in {NAME} {VERSION}.")
             write_bytes(folder / photo.path, match)
     return folder
+
+
+def _package(scratch: Path) -> Path:
+    """The pinned package: from apt, whose mirror is near, if that has it; else from Debian's archive."""
+    kept = cache_folder() / "photos"
+    if not (kept / PACKAGE.name).is_file() and (found := _from_apt(scratch)):
+        return found
+    return fetch(PACKAGE, os.environ.get("SDPS_PHOTOS_URL") or BASE_URL, kept)
+
+
+def _from_apt(scratch: Path) -> Path | None:
+    """None where there is no apt, or one of a system that has another version or its own build."""
+    if not shutil.which("apt-get"):
+        return None
+    command = ["apt-get", "download", f"{NAME}={VERSION}"]
+    subprocess.run(command, cwd=scratch, capture_output=True, check=False)
+    return next((deb for deb in scratch.glob("*.deb") if sha256_of(deb) == PACKAGE.sha256), None)
+
+
+def _contents(package: Path, activities: set[str]) -> dict[str, bytes]:
+    """The files of some of GCompris's activities, by their paths below `activities/`."""
+    contents: dict[str, bytes] = {}
+    for path, data in packed_files(package, ".rcc"):
+        if PurePosixPath(path).stem in activities:
+            contents |= {name.split("activities/", 1)[-1]: file for name, file in read_rcc(data)}
+    return contents
 
 
 def read_rcc(data: bytes) -> Iterator[tuple[str, bytes]]:

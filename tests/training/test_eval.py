@@ -82,7 +82,7 @@ def test_the_command_writes_what_scikit_image_says(checkpoint: Path, folder: Pat
     assert sheet.shape == (22 + (22 + round(320 * 96 / 150)) + (22 + round(320 * 140 / 100)), 1280, 3)
 
 
-@pytest.mark.skipif(not shutil.which("apt-get"), reason="photographs come as a Debian package")
+@pytest.mark.usefixtures("photographs")
 def test_without_pictures_the_held_out_photographs_are_rained_on(tmp_path: Path) -> None:
     code, stdout, _ = run(resolve("sdps-nano"), "--limit", "1", "--out", tmp_path, "--json")
     assert code == 0
