@@ -6,19 +6,19 @@ import hashlib
 import json
 import os
 import platform
-import re
-import shutil
-import subprocess
 import time
 from dataclasses import asdict, dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from sdps.core import machine, packages
+from sdps.core.free_memory import memory
+from sdps.core.jetson import parse_power_mode
 from sdps.core.version import __version__
 
 LIBRARIES = ("torch", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy")
 PASSING = ("load", "time")
 """Fields that differ from run to run on one and the same machine; the fingerprint leaves them out."""
+GOVERNOR = "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Environment:
 
     Attributes:
         cpu: Model name.
-        cores: Cores this process may use, not those of the machine.
-        memory_gb: Total memory in GB (1e9 bytes).
+        cores: Cores this process may use (affinity and a container's quota), not those of the machine.
+        memory_gb: Total memory in GB (1e9 bytes), within a container's limit; 0 if it cannot be told.
         system: Kernel and architecture.
         python: Version.
         libraries: Installed versions, sdps included.
         gpu: 'name, driver version' of each NVIDIA GPU, empty without.
         power: Power mode (nvpmodel on a Jetson, else the CPU's frequency governor), empty if unknown.
-        load: 1-minute load average before the run: threads that wanted a core.
+        load: 1-minute load average before the run: threads that wanted a core; 0 on Windows.
         time: Start in UTC, ISO 8601.
     """
 
@@ -50,20 +50,24 @@ class Environment:
     time: str
 
     @classmethod
-    def capture(cls) -> Environment:
-        """Looks at this machine (Linux or macOS); what cannot be told is empty."""
+    def capture(cls, root: Path = machine.ROOT) -> Environment:
+        """Looks at this machine; what cannot be told is empty.
+
+        Args:
+            root: Whose files to read; programs and Python are always this machine's.
+        """
+        processor = machine.cpu(root)
+        versions = {name: packages.version_of(name) for name in LIBRARIES}
         return cls(
-            cpu=_cpu(),
-            cores=_cores(),
-            memory_gb=round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
+            cpu=processor.model,
+            cores=processor.usable,
+            memory_gb=memory(root).total_gb,
             system=f"{platform.system()} {platform.release()} {platform.machine()}",
             python=platform.python_version(),
-            libraries={"sdps": __version__} | {name: v for name in LIBRARIES if (v := _version(name))},
-            gpu=_output("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader").replace(
-                "\n", "; "
-            ),
-            power=_power(),
-            load=round(os.getloadavg()[0], 2),
+            libraries={"sdps": __version__} | {name: found for name, found in versions.items() if found},
+            gpu=_gpus(),
+            power=parse_power_mode(machine.run("nvpmodel", "-q")[1]) or machine.text(root / GOVERNOR).strip(),
+            load=round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else 0.0,
             time=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         )
 
@@ -79,42 +83,6 @@ class Environment:
         return self.load > 0.5 * self.cores
 
 
-def _cpu() -> str:
-    match = re.search(r"^model name\s*:\s*(.+)$", _text("/proc/cpuinfo"), re.MULTILINE)
-    # ARM boards name no model there, but name the board.
-    return (
-        match[1].strip() if match else _text("/proc/device-tree/model").strip("\0 \n") or platform.processor()
-    )
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _power() -> str:
-    match = re.search(r"NV Power Mode:\s*(\S+)", _output("nvpmodel", "-q"))
-    return match[1] if match else _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor").strip()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text("utf-8", errors="replace")
-    except OSError:
-        return ""
-
-
-def _output(*command: str) -> str:
-    if not shutil.which(command[0]):
-        return ""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+def _gpus() -> str:
+    code, output = machine.run("nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader")
+    return "; ".join(output.splitlines()) if code == 0 else ""

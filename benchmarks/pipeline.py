@@ -6,7 +6,6 @@ Throughput on a file (throughput.py), and latency of a live stream over loopback
 from __future__ import annotations
 
 import contextlib
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -65,7 +64,7 @@ def main(
         f"{name}, {at}: engine alone {per_frame:.1f} ms a frame; the pipeline reaches"
         f" {100 * share.median:.0f} % of its rate ({100 * share.low:.0f} to {100 * share.high:.0f};"
         f" goal {100 * GOAL:.0f}). Decoding and encoding take {codecs:.1f} ms of CPU a frame,"
-        f" the engine {engine:.1f}, on {os.cpu_count()} cores."
+        f" the engine {engine:.1f}, on {environment.cores} cores."
     )
     if not wait_ms:
         print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -13,7 +14,7 @@ from sdps.core.version import __version__
 
 def test_capture_knows_this_machine() -> None:
     found = Environment.capture()
-    assert found.cores == len(os.sched_getaffinity(0))
+    assert 1 <= found.cores <= len(os.sched_getaffinity(0))
     assert found.cpu
     assert found.memory_gb > 0.1
     assert found.libraries["sdps"] == __version__
@@ -27,6 +28,28 @@ def test_fewer_usable_cores_are_seen() -> None:
         assert Environment.capture().cores == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def test_the_quota_and_the_limit_of_a_container_are_seen(tmp_path: Path) -> None:
+    for name, text in {
+        "proc/self/cgroup": "0::/\n",
+        "proc/meminfo": "MemTotal: 8000000 kB\nMemAvailable: 6000000 kB\n",
+        "sys/fs/cgroup/cpu.max": "100000 100000\n",
+        "sys/fs/cgroup/memory.max": "2000000000\n",
+        "sys/fs/cgroup/memory.current": "500000000\n",
+    }.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = Environment.capture(tmp_path)
+    assert (found.cores, found.memory_gb) == (1, 2.0)
+
+
+def test_what_windows_lacks_is_done_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delattr(os, "getloadavg")
+    monkeypatch.delattr(os, "sysconf")
+    monkeypatch.delattr(os, "sched_getaffinity")
+    found = Environment.capture(tmp_path)  # no /proc either
+    assert (found.memory_gb, found.load, found.busy) == (0.0, 0.0, False)
 
 
 def test_load_and_time_do_not_make_machines_unlike() -> None:
