@@ -25,6 +25,8 @@ from sdps.benchmarks.timing import interleave, summarise, versus
 from sdps.core.artifact import write_json
 from sdps.core.console import failing_clearly, need
 from sdps.core.errors import UsageError
+from sdps.core.packages import module_there
+from sdps.runtime.backends.openvino_cpu import openvino_core
 
 LENGTH = 6
 """Convolutions in the chain."""
@@ -113,11 +115,9 @@ def contenders(channels: int, side: int, threads: int) -> dict[str, Callable[[],
             chain(form, channels).SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         found[f"ONNX Runtime, {form}"] = partial(session.run, None, {"x": x})
-    try:
-        import openvino
-    except ImportError:
+    if not module_there("openvino"):
         return found
-    core = openvino.Core()
+    core = openvino_core()
     for form in ("FP32", "Q/DQ"):
         model = core.read_model(chain(form, channels).SerializeToString())
         model.reshape([1, channels, side, side])

@@ -21,6 +21,7 @@ import typer
 from sdps.benchmarks.timing import Ratio, summarise, versus
 from sdps.core.artifact import write_json
 from sdps.core.console import failing_clearly
+from sdps.runtime.backends.openvino_cpu import openvino_core
 
 SIDE = 256
 Nodes = list[tuple[str, list[str], str, dict[str, Any]]]
@@ -141,9 +142,7 @@ def runner(model: Any, engine: str, x: npt.NDArray[np.float32]) -> Callable[[], 
     """Opens a graph on one thread of an engine, with the runtime's settings."""
     data = model.SerializeToString()
     if engine == "openvino":
-        import openvino
-
-        core = openvino.Core()
+        core = openvino_core()
         options = {"INFERENCE_NUM_THREADS": 1, "INFERENCE_PRECISION_HINT": "f32"}
         request = core.compile_model(core.read_model(data), "CPU", options).create_infer_request()
         return lambda: request.infer({0: x}, share_inputs=True)
