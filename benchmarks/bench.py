@@ -43,7 +43,7 @@ class Plan:
     Attributes:
         weights: A checkpoint's path or a bundled name.
         graphs: Graphs by path or bundled name; none: FP32 and FP16 are exported from the weights.
-        providers: Engines to run each graph on; none: every one that is installed.
+        providers: Engines to run each graph on; none: `contenders.installed_providers`.
         size: Of the timed picture; by default the fixed graphs' size, else 256x256.
         rounds, budget_s: When to stop timing; see `timing.interleave`.
         threads: For every contender; 0 for all usable cores.

@@ -37,7 +37,8 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="openvino, cpu (ONNX Runtime), cuda, tensorrt; repeatable. Default: all that are installed.",
+            help="openvino, cpu (ONNX Runtime), cuda, tensorrt; repeatable. "
+            "Default: those of the first three that are installed.",
         ),
     ] = None,
     size: Annotated[

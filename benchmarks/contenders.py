@@ -107,7 +107,10 @@ class Field:
 
 
 def installed_providers() -> list[str]:
-    """The engines that this environment holds, whether or not its hardware can run them."""
+    """The engines that this environment holds, whether or not its hardware can run them.
+
+    ONNX Runtime's TensorRT is not among them: it builds an engine first, which can take minutes.
+    """
     providers = ["openvino"] if importlib.util.find_spec("openvino") else []
     if importlib.util.find_spec("onnxruntime"):
         available = need("onnxruntime").get_available_providers()
@@ -122,7 +125,7 @@ def open_all(
 ) -> Field:
     """Opens PyTorch and each graph on each provider; `stack` closes them.
 
-    Without `providers` every installed one is taken; one that cannot run here is left out with a note.
+    Without `providers` `installed_providers` are taken; one that cannot run here is left out with a note.
 
     Raises:
         UsageError: a graph or provider is not there, or a graph is named twice.

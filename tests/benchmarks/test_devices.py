@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from sdps.benchmarks.bench import _doubts
-from sdps.benchmarks.contenders import Contender, open_all, reference_device
+from sdps.benchmarks.contenders import Contender, installed_providers, open_all, reference_device
 from sdps.benchmarks.measurement import REFERENCE
 from sdps.model.zoo import find_weights
 
@@ -46,3 +46,10 @@ def test_the_reference_comes_first() -> None:
         field = open_all(stack, find_weights("sdps-nano"), ["sdps-nano"], ["openvino"], 1)
         names = [(one.name, one.backend.name) for one in field.contenders]
     assert names == [(REFERENCE, "torch:CPU"), ("sdps-nano on openvino", "openvino:CPU")]
+
+
+def test_an_engine_that_is_built_first_is_taken_only_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the help of --provider says."""
+    everything = [f"{name}ExecutionProvider" for name in ("Tensorrt", "CUDA", "CPU")]
+    monkeypatch.setattr("onnxruntime.get_available_providers", lambda: everything)
+    assert installed_providers() == ["openvino", "cpu", "cuda"]
