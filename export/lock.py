@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from sdps.core.console import need
+from sdps.core.errors import SdpsError
 
 POLL_SECONDS = 0.1
 
@@ -26,17 +27,26 @@ def locked(target: Path, say: Callable[[str], None] = lambda text: None) -> Iter
     Args:
         target: The file about to be written; it need not exist.
         say: Told in one line that there is a wait.
+
+    Raises:
+        SdpsError: this user may not write where the locks lie.
     """
     filelock = need("filelock", "export")
     folder = Path(tempfile.gettempdir()) / f"sdps-locks-{_user()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
     name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:24]
     lock = filelock.FileLock(folder / f"{name}.lock")
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        say(f"Waiting for another export that writes {target.name}.")
-        lock.acquire(poll_interval=POLL_SECONDS)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            say(f"Waiting for another export that writes {target.name}.")
+            lock.acquire(poll_interval=POLL_SECONDS)
+    except OSError as error:  # Timeout is one too, and was caught
+        raise SdpsError(
+            f"The lock of {target.name} cannot be made in {folder}: {error.strerror or error}.",
+            "Remove that folder if it is of no use to another user, or set TMPDIR to one of your own.",
+        ) from error
     try:
         yield
     finally:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from sdps.core.errors import SdpsError
 from sdps.export.lock import locked
 
 
@@ -40,4 +42,16 @@ def test_a_user_without_a_name_may_export(tmp_path: Path, monkeypatch: pytest.Mo
 
     monkeypatch.setattr("getpass.getuser", nobody)
     with locked(tmp_path / "graph.onnx"):
+        pass
+
+
+def test_locks_that_cannot_be_made_are_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where the folder is another user's; a file in its place refuses root too."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr("getpass.getuser", lambda: "somebody")
+    (tmp_path / "sdps-locks-somebody").write_text("no folder")
+    with (
+        pytest.raises(SdpsError, match=r"graph\.onnx cannot be made in .*: .*TMPDIR"),
+        locked(tmp_path / "graph.onnx"),
+    ):
         pass
