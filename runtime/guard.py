@@ -5,8 +5,6 @@ A frame that the model did not restore is passed through as it came, and counted
 
 from __future__ import annotations
 
-import queue
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -18,18 +16,15 @@ from sdps.core.frame import Image
 from sdps.runtime.doubt import Doubt
 from sdps.runtime.events import Events
 from sdps.runtime.memory import OutOfMemory, is_out_of_memory, smaller_tiles
+from sdps.runtime.model_thread import Derain, Hung, ModelThread
 from sdps.runtime.tiling import Begun
 
-MODEL = "sdps-model"
-Derain = Callable[[Image], Image]
 FAILURES = 3
 """Failures in a row after which the model is opened anew."""
-FIRST_PATIENCE = 600.0
-"""Seconds for the first frame: engines allocate, tune and compile then, for minutes on a Jetson."""
-SLOWER = 5
-"""A frame may take so many times the slowest so far."""
 REOPEN_PAUSE = 5.0
 """Seconds between two attempts to open the model, doubled each time up to a minute."""
+WARMING, HUNG = "warming", "hung"
+BEHIND = (WARMING, HUNG)
 
 
 @dataclass(frozen=True)
@@ -73,7 +68,8 @@ class Guard:
             file whose frames are not restored is a failure, and exceptions are raised.
         events: Hears 'passed' (when it begins and ends), 'model' and 'memory'.
         patience: Seconds after which a live frame's inference counts as hung; the model then has a
-            thread of its own, which can be left behind.
+            thread of its own, which can be left behind. Its first frames may take longer
+            (`model_thread.FIRST_PATIENCE`) before it is opened anew, and are not waited for either.
         reopen: Opens the model anew after it hung or failed repeatedly.
         ahead: Begin pictures before the one before them is there, where the model can and it is no camera.
     """
@@ -93,9 +89,9 @@ class Guard:
         self.passed: Counter[str] = Counter()
         self.restarts = 0
         self._doubt = Doubt()
-        self._worker: _Worker | None = None
+        self._worker: ModelThread | None = None
         self._out: list[Started] = []
-        self._in_a_row, self._slowest = 0, 0.0
+        self._in_a_row = self._failures = 0
         self.trouble = ""
         self._next_reopen, self._pause = 0.0, REOPEN_PAUSE
 
@@ -110,8 +106,9 @@ class Guard:
         try:
             clean = self._run(image)
             why = self._doubt.of(image, clean)
-        except Hung:
-            clean, why = image, "hung"
+        except Hung as hung:
+            # After a failure, that a new model warms up is no news.
+            clean, why = image, WARMING if hung.warming and self.trouble in ("", WARMING) else HUNG
         except Exception as error:
             if not self.live or isinstance(error, (OutOfMemory, UsageError)):
                 raise
@@ -215,49 +212,46 @@ class Guard:
         self.derain = fresh
         if self._worker:
             self._worker.derain = fresh
+            self._worker.fresh()
 
     def _in_thread(self, image: Image) -> Image:
-        worker = self._worker
-        if worker is None:
-            worker = self._worker = _Worker(self.derain)
-        if worker.is_behind():
-            self._replace(worker)
-            raise Hung
-        worker.give(image)
-        begin = time.monotonic()
-        first = self._slowest == 0
-        result = worker.take(FIRST_PATIENCE if first else max(self.patience, SLOWER * self._slowest))
-        self._slowest = max(self._slowest, time.monotonic() - begin)
-        return result
+        if self._worker is None:
+            self._worker = ModelThread(self.derain, self.patience)
+        return self._worker(image)
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: ModelThread) -> None:
         """Opens the model anew in a new thread, if that is possible; meanwhile frames pass through."""
         if self.reopen is None or time.monotonic() < self._next_reopen:
             return
         self._next_reopen = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, 60.0)
         self.restarts += 1
-        self.events.emit("model", "the model is opened anew", restarts=self.restarts)
+        failed = f"the model could not be opened ({worker.failure}); it" if worker.failure else "the model"
+        self.events.emit("model", f"{failed} is opened anew", restarts=self.restarts)
         worker.end()
-        self._worker = _Worker(None, self.reopen)
-        self._slowest = 0.0
+        self._worker = ModelThread(None, self.patience, self.reopen)
 
     def _count(self, why: str) -> None:
         if why:
             self.passed[why] += 1
             self._in_a_row += 1
+            self._failures = 0 if why in BEHIND else self._failures + 1
             if why != self.trouble:
                 self._note(why, "")
-            if self.live and self._worker is not None and self._in_a_row >= FAILURES:
-                self._replace(self._worker)
+            worker = self._worker
+            if worker is not None and (worker.is_lost or self._failures >= FAILURES):
+                self._replace(worker)
         elif self.trouble:
-            self.events.emit("model", f"the model restores frames again after {self._in_a_row}")
-            self.trouble, self._in_a_row, self._pause = "", 0, REOPEN_PAUSE
+            done = "has warmed up" if self.trouble == WARMING else "restores frames again"
+            self.events.emit("model", f"the model {done} after {self._in_a_row}")
+            self.trouble, self._pause = "", REOPEN_PAUSE
+            self._in_a_row = self._failures = 0
 
     def _note(self, why: str, text: str) -> None:
         if self.trouble != why:
             self.trouble = why
-            self.events.emit("passed", text or f"{REASONS[why]}; frames pass through as they came", why=why)
+            kind = "model" if why == WARMING else "passed"  # that is how it should be
+            self.events.emit(kind, text or f"{REASONS[why]}; frames pass through as they came", why=why)
 
 
 REASONS = {
@@ -265,68 +259,7 @@ REASONS = {
     "nan": "the model gave values that are no numbers",
     "flat": "the model gave an empty picture",
     "frozen": "the model gave the picture before once more",
-    "hung": "the model does not answer",
+    WARMING: "the model warms up",
+    HUNG: "the model does not answer",
     "raised": "the model failed",
 }
-
-
-class Hung(Exception):  # noqa: N818 - never leaves this module
-    """The model did not answer in time."""
-
-
-class _Worker:
-    """A thread in which the model runs; it opens it too, if it is not open yet."""
-
-    def __init__(self, derain: Derain | None, reopen: Callable[[], Derain] | None = None) -> None:
-        self._in: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._out: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self.derain, self._reopen = derain, reopen
-        self._waiting, self._dead = 0 if derain is not None else 1, False
-        threading.Thread(target=self._work, name=MODEL, daemon=True).start()
-
-    def _work(self) -> None:
-        if self.derain is None:
-            assert self._reopen is not None
-            try:
-                self.derain = self._reopen()
-            except Exception as error:
-                self._dead = True
-                self._out.put((None, error))
-                return
-            self._out.put((None, None))
-        while (image := self._in.get()) is not None:
-            try:
-                self._out.put((self.derain(image), None))
-            except BaseException as error:
-                self._out.put((None, error))
-
-    def is_behind(self) -> bool:
-        """Whether it still works on something that nobody waits for any more, or opens the model."""
-        while self._waiting and not self._dead:
-            try:
-                self._out.get_nowait()
-            except queue.Empty:
-                return True
-            self._waiting -= 1
-        return self._dead
-
-    def give(self, image: Image) -> None:
-        self._in.put(image)
-
-    def take(self, patience: float) -> Image:
-        """The result.
-
-        Raises:
-            Hung: none came in time; it will be thrown away when it does.
-        """
-        try:
-            result, error = self._out.get(timeout=patience)
-        except queue.Empty:
-            self._waiting += 1
-            raise Hung from None
-        if error is not None:
-            raise error
-        return result
-
-    def end(self) -> None:
-        self._in.put(None)

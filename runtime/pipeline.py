@@ -172,7 +172,7 @@ class Pipeline:
         age = None if newest is None else round(time.monotonic() - newest, 3)
         return {
             "state": state,
-            "healthy": state in ("live", "reading", "ended"),
+            "healthy": state in ("live", "reading", "model-warming", "ended"),
             "fps_now": round(self.fps_now, 2),
             "last_frame_age_s": age,
             "source_silent_s": round(getattr(self.source, "silence", age or 0.0), 3),

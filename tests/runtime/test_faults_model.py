@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import pytest
 from sdps import Derainer
 from sdps.core.errors import EngineError, SdpsError
 from sdps.core.frame import Image
+from sdps.runtime import guard, model_thread
 from sdps.runtime.backends.identity import IdentityBackend
 from sdps.runtime.doubt import Doubt
 from sdps.runtime.events import Events
 from sdps.runtime.guard import Guard
 from sdps.runtime.live_source import LiveSource
 from sdps.runtime.memory import is_out_of_memory
+from sdps.runtime.model_thread import Hung, ModelThread
 from sdps.runtime.pipeline import Pipeline
 from sdps.runtime.sinks import open_sink
 from sdps.runtime.sources import open_source
@@ -91,6 +94,128 @@ def test_fault_34_a_model_that_raises_passes_frames_and_is_opened_anew_after_thr
         run.frames(3)
     assert run.pipeline.summary.restarts == 1
     assert run.pipeline.summary.passed["raised"] == 3
+
+
+def test_fault_34_no_frame_waits_for_a_model_that_hangs_once_more_when_opened_anew() -> None:
+    never, opened = threading.Event(), []
+
+    def hanging(image: Image) -> Image:
+        never.wait(60)
+        return image
+
+    def works_twice(image: Image) -> Image:
+        return image if len(opened) == 0 and run.pipeline.summary.written < 3 else hanging(image)
+
+    def reopen() -> Callable[[Image], Image]:
+        opened.append(1)
+        return hanging
+
+    with Run(camera(), derain=works_twice, reopen=reopen, patience=0.2) as run:
+        run.until(lambda: opened)
+        begin = time.monotonic()
+        run.frames(30)
+        assert time.monotonic() - begin < 5
+        assert run.pipeline.figures()["state"] == "model-hung"
+        assert not run.pipeline.figures()["healthy"]
+    never.set()
+    assert opened == [1], "what has just been opened is given its time"
+
+
+def test_fault_34_a_model_that_warms_up_is_left_at_it_while_frames_pass_through() -> None:
+    let_go, opened, calls = threading.Event(), [], []
+
+    def tuning(image: Image) -> Image:
+        calls.append(1)
+        if len(calls) == 1:
+            let_go.wait(60)
+        return 255 - image
+
+    with Run(camera(), derain=tuning, reopen=lambda: opened.append(1), patience=0.2) as run:  # type: ignore[arg-type, func-returns-value]
+        assert run.event("model").text == "the model warms up; frames pass through as they came"
+        run.frames(10)
+        figures = run.pipeline.figures()
+        assert (figures["state"], figures["healthy"]) == ("model-warming", True)
+        let_go.set()
+        assert "has warmed up after" in run.event("model", after=1).text
+        run.frames(3)
+        assert run.pipeline.figures()["state"] == "live"
+    assert not opened and not [e for e in run.seen if e.kind == "passed"]
+    assert set(run.pipeline.guard.passed) == {"warming"}
+
+
+def test_fault_34_a_model_that_never_answers_is_opened_anew_after_its_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(model_thread, "FIRST_PATIENCE", 1.0)
+    never = threading.Event()
+
+    def hanging(image: Image) -> Image:
+        never.wait(60)
+        return image
+
+    with Run(camera(), derain=hanging, reopen=lambda: lambda image: 255 - image, patience=0.1) as run:
+        assert "does not answer" in run.event("passed").text
+        run.event("model", after=2)  # after 'warms up' and 'is opened anew'
+        run.frames(3)
+        assert run.pipeline.figures()["state"] == "live"
+    never.set()
+    assert run.pipeline.summary.restarts == 1
+    assert {"warming", "hung"} >= set(run.pipeline.guard.passed) >= {"warming"}
+
+
+def test_fault_34_how_long_frames_are_waited_for_is_not_learned_from_the_first() -> None:
+    seconds = iter([1.0, 0.0, 60.0])
+    never = threading.Event()
+
+    def tuned(image: Image) -> Image:
+        never.wait(next(seconds))
+        return image
+
+    thread, image = ModelThread(tuned, patience=2.0), np.zeros((8, 8, 3), np.uint8)
+    thread(image), thread(image)
+    begin = time.monotonic()
+    with pytest.raises(Hung):
+        thread(image)
+    assert time.monotonic() - begin < 3.5, "five times the first would be 5 s"
+    assert thread.is_lost
+    never.set()
+    thread.end()
+
+
+def test_fault_34_a_model_slower_than_the_patience_is_waited_for_once_that_is_known() -> None:
+    never = threading.Event()
+
+    def slow(image: Image) -> Image:
+        never.wait(0.5)
+        return 255 - image
+
+    with Run(camera(), derain=slow, reopen=lambda: slow, patience=0.2) as run:
+        assert "has warmed up" in run.event("model", after=1).text
+        before = sum(run.pipeline.guard.passed.values())
+        run.frames(3)
+        assert sum(run.pipeline.guard.passed.values()) == before
+    assert run.pipeline.summary.restarts == 0
+
+
+def test_fault_34_an_engine_that_cannot_be_opened_is_tried_again_and_says_why(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(guard, "REOPEN_PAUSE", 0.1)
+    attempts: list[int] = []
+
+    def broken(image: Image) -> Image:
+        raise RuntimeError("CUDA error 700")
+
+    def reopen() -> Callable[[Image], Image]:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise EngineError("no GPU.", "Plug it in.")
+        return lambda image: image.copy()
+
+    with Run(camera(), derain=broken, reopen=reopen) as run:
+        second = run.until(lambda: [e for e in run.seen if e.values.get("restarts") == 2])[0]
+        assert second.text == "the model could not be opened (no GPU. Plug it in.); it is opened anew"
+        run.until(lambda: "restores frames again" in run.seen[-1].text)
 
 
 def test_fault_34_of_a_file_a_failing_model_ends_the_run(make_video: MakeVideo, tmp_path: Path) -> None:

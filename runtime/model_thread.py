@@ -1,0 +1,143 @@
+"""The model of a live source in a thread of its own, which can be left behind where it hangs."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from sdps.core.frame import Image
+
+MODEL = "sdps-model"
+Derain = Callable[[Image], Image]
+FIRST_PATIENCE = 600.0
+"""Seconds after which a model has hung that is being opened, or has its first frame of a size: engines
+allocate, tune and compile then, for minutes on a Jetson. No frame waits for that."""
+SLOWER = 5
+"""A frame may take so many times the slowest so far."""
+SETTLED = 2
+"""Frames of a size after which it is known how long one takes; the first tells little."""
+
+
+class Hung(Exception):  # noqa: N818 - never leaves the guard
+    """The model did not answer in time, or is still at what it was given before.
+
+    Args:
+        warming: Whether it is likely to be allocating, tuning and compiling.
+    """
+
+    def __init__(self, warming: bool) -> None:
+        self.warming = warming
+
+
+class ModelThread:
+    """Calls a model, and waits for it as long as a live source can spare.
+
+    Args:
+        derain: The model; None has it opened first.
+        patience: Seconds that a frame is waited for at least.
+        reopen: Opens it.
+
+    Attributes:
+        failure: Why it could not be opened.
+    """
+
+    def __init__(
+        self, derain: Derain | None, patience: float, reopen: Callable[[], Derain] | None = None
+    ) -> None:
+        self.derain, self.patience, self._reopen = derain, patience, reopen
+        self._in: queue.SimpleQueue[Image | None] = queue.SimpleQueue()
+        self._out: queue.SimpleQueue[tuple[Any, BaseException | None, float]] = queue.SimpleQueue()
+        self._busy, self._since = derain is None, time.monotonic()
+        self.failure: BaseException | None = None
+        self._shape: tuple[int, ...] = ()
+        self.fresh()
+        threading.Thread(target=self._work, name=MODEL, daemon=True).start()
+
+    def fresh(self) -> None:
+        """Forgets how long frames took: they are of another size, or for another engine."""
+        self._answers, self._slowest = 0, 0.0
+
+    def __call__(self, image: Image) -> Image:
+        """Restores a picture.
+
+        Raises:
+            Hung: it takes too long, or the one before does; what comes later is thrown away.
+            Exception: what the model raised.
+        """
+        if self._is_behind():
+            raise Hung(self._is_warming)
+        if image.shape != self._shape:
+            self._shape = image.shape
+            self.fresh()
+        self._in.put(image)
+        self._busy, self._since = True, time.monotonic()
+        try:
+            clean, error, seconds = self._out.get(timeout=self._slow if self._is_settled else self.patience)
+        except queue.Empty:
+            raise Hung(self._is_warming) from None
+        self._busy = False
+        if error is not None:
+            raise error
+        self._learn(seconds)
+        return clean
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it has been at one thing for so long that it is better opened anew."""
+        if not self._is_behind():
+            return False
+        limit = min(FIRST_PATIENCE, self._slow) if self._answers else FIRST_PATIENCE
+        return self.failure is not None or time.monotonic() - self._since >= limit
+
+    def end(self) -> None:
+        """Lets the thread end as soon as the model lets it."""
+        self._in.put(None)
+
+    @property
+    def _slow(self) -> float:
+        return max(self.patience, SLOWER * self._slowest)
+
+    @property
+    def _is_settled(self) -> bool:
+        return self._answers >= SETTLED
+
+    @property
+    def _is_warming(self) -> bool:
+        return not self._is_settled and not self.is_lost
+
+    def _is_behind(self) -> bool:
+        """Whether it is still at something that nobody waits for any more, or being opened."""
+        if self._busy and self.failure is None:
+            try:
+                _, error, seconds = self._out.get_nowait()
+            except queue.Empty:
+                return True
+            self._busy = False
+            if self.derain is None:
+                self.failure = error
+            elif error is None and seconds and not self._is_settled:
+                self._learn(seconds)  # later a late answer is no measure: something was wrong
+        return self._busy or self.failure is not None
+
+    def _learn(self, seconds: float) -> None:
+        self._answers += 1
+        self._slowest = seconds if self._answers <= SETTLED else max(self._slowest, seconds)
+
+    def _work(self) -> None:
+        if self.derain is None:
+            assert self._reopen is not None
+            try:
+                self.derain = self._reopen()
+            except Exception as error:
+                self._out.put((None, error, 0.0))
+                return
+            self._out.put((None, None, 0.0))
+        while (image := self._in.get()) is not None:
+            begin = time.monotonic()
+            try:
+                self._out.put((self.derain(image), None, time.monotonic() - begin))
+            except BaseException as error:
+                self._out.put((None, error, 0.0))
