@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from sdps.core.cache import cache_folder
+from sdps.core.cache import cache_folder, home_folder
 
 ROOT = Path("/")
 FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "amx_bf16", "asimd", "asimddp", "i8mm")
@@ -192,11 +192,17 @@ def text(path: Path) -> str:
 
 def home_as_tilde(path: Path | str) -> str:
     """The path with ~ for the home folder, so that a report does not tell who its writer is."""
-    home = str(Path.home())
-    return "~" + str(path)[len(home) :] if len(home) > 1 and Path(path).is_relative_to(home) else str(path)
+    home = _home()
+    return "~" + str(path)[len(home) :] if home and Path(path).is_relative_to(home) else str(path)
 
 
 def without_home(message: str) -> str:
     """A message with ~ for the home folder, wherever it stands in it."""
-    home = str(Path.home())
-    return message.replace(home + os.sep, "~" + os.sep) if len(home) > 1 else message
+    home = _home()
+    return message.replace(home + os.sep, "~" + os.sep) if home else message
+
+
+def _home() -> str:
+    """The home folder; '' where there is none or it is / (containers), with which every path begins."""
+    home = str(home_folder() or "")
+    return home if len(home) > 1 else ""
