@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from sdps.core.errors import UsageError
@@ -10,6 +11,32 @@ from sdps.core.spec import ShapeRange, Size
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 ENGINES = ("auto", "rtx", "tensorrt", "none")
 DEFAULT_SIZE = "256x256"
+DEFAULT_RANGE = ShapeRange(Size(64, 64), Size(720, 1280), Size(1088, 1920))
+"""Sizes that an engine of a dynamic graph takes if nothing is said: up to Full HD, tuned for 720p."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What is to fit into graph and engine.
+
+    Attributes:
+        graph: The graph's own size; None for any.
+        cameras: The engine gets a profile for each.
+        engine: The engine's one range, where it was given.
+    """
+
+    graph: Size | None
+    cameras: tuple[Size, ...] = ()
+    engine: ShapeRange | None = None
+
+    def profiles(self, stride: int) -> list[ShapeRange]:
+        """The engine's, for a network whose sides `stride` divides."""
+        if self.cameras:
+            # Each size exactly: the builder then chooses kernels for it, which over a range it cannot.
+            return [ShapeRange.fixed(size) for size in sorted({c.padded_to(stride) for c in self.cameras})]
+        if self.engine:
+            return [self.engine]
+        return [ShapeRange.fixed(self.graph) if self.graph else DEFAULT_RANGE.padded_to(stride)]
 
 
 def one_precision(precision: str | None, **short: bool) -> str:
@@ -37,29 +64,25 @@ def check_calibration(precision: str, asked: dict[str, Any]) -> None:
         )
 
 
-def sizes_of(
-    size: str | None, dynamic: bool, engine_sizes: str | None, cameras: str | None
-) -> tuple[Size | None, list[ShapeRange]]:
-    """The graph's size (None: dynamic) and the engine's profiles, where any were given."""
+def sizes_of(size: str | None, dynamic: bool, engine_sizes: str | None, cameras: str | None) -> Sizes:
+    """What --size, --dynamic, --engine-sizes and --cameras come to."""
     if cameras:
         if size or dynamic or engine_sizes:
             raise UsageError("--cameras stands for --size, --dynamic and --engine-sizes.", "Give it alone.")
-        # Each size exactly: the builder then chooses kernels for it, which over a range it cannot.
-        sizes = sorted({Size.parse(part).padded for part in cameras.split(",")})
-        return None, [ShapeRange.fixed(one) for one in sizes]
+        return Sizes(None, tuple(Size.parse(part) for part in cameras.split(",")))
     if dynamic and size:
         raise UsageError("--size and --dynamic do not go together.", "A dynamic graph takes every size.")
     if engine_sizes and not dynamic:
         raise UsageError("--engine-sizes needs --dynamic.", "A fixed engine takes the graph's --size only.")
-    shapes = []
+    engine = None
     if engine_sizes:
         parts = [Size.parse(part) for part in engine_sizes.split(",")]
         if len(parts) != 3:
             raise UsageError(
                 f"{engine_sizes!r} is not MIN,OPT,MAX.", "Write for example 64x64,720x1280,1088x1920."
             )
-        shapes = [ShapeRange(*parts)]
-    return (None if dynamic else Size.parse(size or DEFAULT_SIZE)), shapes
+        engine = ShapeRange(*parts)
+    return Sizes(None if dynamic else Size.parse(size or DEFAULT_SIZE), engine=engine)
 
 
 def check_exits(exits: str, exit: int | None, precision: str, engine: str, others: dict[str, Any]) -> None:

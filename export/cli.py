@@ -13,7 +13,6 @@ import typer
 from sdps.core.artifact import atomic_path
 from sdps.core.console import failing_clearly, need
 from sdps.core.errors import UsageError
-from sdps.core.spec import ShapeRange
 from sdps.export import options as o
 from sdps.export.arguments import (
     ENGINES,
@@ -135,7 +134,7 @@ def export(
             "--rebuild": rebuild,
         }
         check_exits(exits, exit, chosen, engine, of_one_graph)
-    fixed, shapes = sizes_of(size, dynamic, engine_sizes, cameras)
+    sizes = sizes_of(size, dynamic, engine_sizes, cameras)
     if engine not in ENGINES:
         raise UsageError(f"There is no engine {engine!r}.", f"Choose one of {', '.join(ENGINES)}.")
     if name is not None and not re.fullmatch(r"[\w.-]+", name):
@@ -146,7 +145,7 @@ def export(
     from sdps.core.gpu import first_gpu
     from sdps.core.samples import PICTURE, sample
     from sdps.export.arch import ArchChoice
-    from sdps.export.engine import DEFAULT_RANGE, EngineOptions, load_flavour, pick_flavour
+    from sdps.export.engine import EngineOptions, load_flavour, pick_flavour
     from sdps.export.engine_step import EnginePlan, make_engine
     from sdps.export.int8_job import parse_int8
     from sdps.export.job import ExportJob, run_job
@@ -178,13 +177,14 @@ def export(
         path,
         name or model_name(weights),
         chosen,
-        fixed,
+        sizes.graph,
         picture or sample(PICTURE),
         arch=choice,
         rewrite=not no_rewrite,
         exit=-1 if exit is None else exit,
         int8=int8_job,
         tile_means=tile_means,
+        engine_range=sizes.engine if flavour else None,
     )
     bounds = Bounds.of(chosen, min_psnr)
     if exits is not None:
@@ -219,8 +219,7 @@ def export(
     else:
         plan = EnginePlan(
             flavour=flavour,
-            shapes=shapes
-            or [ShapeRange.fixed(fixed) if fixed else DEFAULT_RANGE.padded_to(exported.manifest.stride)],
+            shapes=sizes.profiles(exported.manifest.stride),
             options=options,
             timing_cache=timing_cache,
             rebuild=rebuild,

@@ -33,7 +33,6 @@ from sdps.export.lock import locked
 from sdps.export.timing_cache import TimingCache
 
 __all__ = [
-    "DEFAULT_RANGE",
     "RTX",
     "TENSORRT",
     "EngineOptions",
@@ -45,8 +44,6 @@ __all__ = [
     "read_sidecar",
 ]
 
-DEFAULT_RANGE = ShapeRange(Size(64, 64), Size(720, 1280), Size(1088, 1920))
-"""Sizes that an engine of a dynamic graph takes if nothing is said: up to Full HD, tuned for 720p."""
 AS_BUILT = EngineOptions()
 
 Say = Callable[[str], None]
@@ -196,7 +193,7 @@ def build_engine(
     model = onnx.load_from_string(data)
     manifest = GraphManifest.from_metadata({entry.key: entry.value for entry in model.metadata_props})
     profiles = _profiles(shapes)
-    _check_shapes(manifest, profiles)
+    check_shapes(manifest, profiles)
     gpu = first_gpu()
     options.check(trt, gpu is not None)
     cache = _timing_cache(timing_cache, flavour, trt.__version__, gpu, say)
@@ -312,7 +309,12 @@ def _timing_cache(
     return TimingCache(folder, version, gpu) if folder is not None and gpu is not None else None
 
 
-def _check_shapes(manifest: GraphManifest, profiles: Sequence[ShapeRange]) -> None:
+def check_shapes(manifest: GraphManifest, profiles: Sequence[ShapeRange]) -> None:
+    """Whether a graph takes the sizes that an engine of it is to take.
+
+    Raises:
+        EngineError: it has one size, and not theirs, or a stride that does not divide them.
+    """
     size = manifest.fixed_size
     for shapes in profiles:
         if size and shapes != ShapeRange.fixed(size):

@@ -18,9 +18,10 @@ from sdps.core.artifact import sha256_of
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.manifest import GraphManifest
 from sdps.core.pictures import read_picture
-from sdps.core.spec import Size
+from sdps.core.spec import ShapeRange, Size
 from sdps.core.version import __version__
 from sdps.export.arch import ArchChoice, load_arch
+from sdps.export.engine import check_shapes
 from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import REFERENCE
 from sdps.export.int8_job import Int8Job, quantise_network
@@ -48,6 +49,7 @@ class ExportJob:
         exit: Which supervised image the graph ends at, from 0; -1 is the network's result.
         int8: How to calibrate; there if and only if the precision is 'int8'.
         tile_means: Whether the graph takes the means of a whole frame (`tile_means.py`).
+        engine_range: The sizes that an engine of it is to take, where they were asked for.
     """
 
     weights: Path
@@ -60,6 +62,7 @@ class ExportJob:
     exit: int = -1
     int8: Int8Job | None = None
     tile_means: bool = False
+    engine_range: ShapeRange | None = None
 
     @property
     def stem(self) -> str:
@@ -92,7 +95,7 @@ def run_job(
         traced: Shown the graph before the rewrites (not of an INT8 job).
 
     Raises:
-        CheckpointError, ExportError, ParityError, UsageError: see the steps' own functions.
+        CheckpointError, EngineError, ExportError, ParityError, UsageError: see the steps' own functions.
     """
     step("Loading the checkpoint")
     try:
@@ -115,6 +118,8 @@ def run_job(
         macs=network_macs(network),
         exit=job.exit,
     )
+    if job.engine_range:  # now, and not after minutes of exporting
+        check_shapes(manifest, [job.engine_range])
     step(f"Tracing the network ({job.precision}, {manifest.size})")
     report = None
     if job.int8:

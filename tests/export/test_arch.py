@@ -14,11 +14,15 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
-from sdps.core.errors import CheckpointError, ExportError, UsageError
+from sdps.core.errors import CheckpointError, EngineError, ExportError, UsageError
 from sdps.core.frame import Image
+from sdps.core.samples import PICTURE, sample
 from sdps.core.sidecar import check_sidecar
+from sdps.core.spec import ShapeRange, Size
 from sdps.export.arch import ArchChoice, import_spandrel, load_arch
+from sdps.export.arguments import sizes_of
 from sdps.export.cli import app
+from sdps.export.job import ExportJob, run_job
 from sdps.model.deploy import DeployNet
 from sdps.runtime.backends import open_backend
 from sdps.runtime.tiling import restore
@@ -91,6 +95,20 @@ def choice(name: str, **more: Any) -> ArchChoice:
 
 def export(*arguments: str | Path) -> Any:
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def test_sizes_of_the_engine_fit_the_networks_stride(hinet: tuple[Path, Path], tmp_path: Path) -> None:
+    """Cameras' are brought up to it; a range that was given is refused before anything is traced."""
+    file, weights = hinet
+    cameras = sizes_of(None, False, None, "100x148,98x150,40x40")
+    assert cameras.profiles(8) == [ShapeRange.fixed(Size(40, 40)), ShapeRange.fixed(Size(104, 152))]
+    said: list[str] = []
+    asked = ShapeRange(Size(64, 64), Size(64, 68), Size(96, 96))
+    arch = choice(f"{file}:HINet")
+    job = ExportJob(weights, "hinet", "fp32", None, sample(PICTURE), arch, engine_range=asked)
+    with pytest.raises(EngineError, match=r"takes multiples of 8, not 64x68\. Use 64x72"):
+        run_job(job, said.append)
+    assert said == ["Loading the checkpoint"]
 
 
 @needs_spandrel
