@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Annotated
 import typer
 
 from sdps.core.console import failing_clearly, version_printer
-from sdps.core.errors import SdpsError, UsageError
+from sdps.core.errors import UsageError
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
@@ -142,23 +143,22 @@ def run(
             model, provider, tile, overlap, threads, number, target_ms, strict, context, video
         )
 
-    try:
+    with contextlib.ExitStack() as undo:
+        undo.callback(source.close)
         derainer = load()
+        undo.callback(derainer.close)
         sink = open_sink(outputs, source.info, compare, title=f"sdps: {derainer.manifest.name}")
-    except SdpsError:
-        source.close()
-        raise
+        undo.pop_all()
     backend = derainer.backend
     why = "; ".join(part for part in (backend.reason, backend.arithmetic()) if part)
     say(f"{derainer.manifest.name} on {backend.name}" + (f" ({why})" if why else ""))
-    with derainer:
-        view = RunView(source, derainer, sink, limit, quiet, load, overlay, log, health)
-        summary = view.run()
+    view = RunView(source, derainer, sink, limit, quiet, load, overlay, log, health)
+    summary = view.run()
     for note in source.info.notes:
         say(note)
     say(sentence(summary, sink))
     if exit == "auto":
-        say(f"by {derainer.usage()}")
+        say(f"by {view.derainer.usage()}")
     judge(summary, source, limit)
 
 

@@ -11,13 +11,14 @@ from sdps.core.manifest import GraphManifest
 from sdps.runtime.backends import Backend, open_backend
 from sdps.runtime.bundled import DEFAULT_MODEL
 from sdps.runtime.context import FrameContext, choose_context
+from sdps.runtime.restorer import Restorer
 from sdps.runtime.tiling import Begun, begin, restore, unasked_tile
 
 REMEMBERED = 1000
 """Picture sizes whose tiles are remembered."""
 
 
-class Derainer:
+class Derainer(Restorer):
     """Removes rain from pictures of any size.
 
     >>> derainer = Derainer.load()
@@ -126,10 +127,6 @@ class Derainer:
                 self._tiles.clear()
             self._tiles[image.shape] = unasked_tile(self.backend, *image.shape[:2])
         return self._tiles[image.shape]
-
-    def usage(self) -> str:
-        """What of the model was used for how many frames; empty where there is no choice."""
-        return ""
 
     def close(self) -> None:
         """Frees the engine."""

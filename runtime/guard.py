@@ -9,14 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
 
 from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Image
 from sdps.runtime.doubt import Doubt
 from sdps.runtime.events import Events
 from sdps.runtime.memory import OutOfMemory, is_out_of_memory, smaller_tiles
-from sdps.runtime.model_thread import Derain, Hung, ModelThread
+from sdps.runtime.model_thread import Hung, ModelThread
+from sdps.runtime.restorer import Derain, Restorer, restorer
 from sdps.runtime.tiling import Begun
 
 FAILURES = 3
@@ -70,8 +70,9 @@ class Guard:
         patience: Seconds after which a live frame's inference counts as hung; the model then has a
             thread of its own, which can be left behind. Its first frames may take longer
             (`model_thread.FIRST_PATIENCE`) before it is opened anew, and are not waited for either.
-        reopen: Opens the model anew after it hung or failed repeatedly.
+        reopen: Opens the model anew after it hung or failed repeatedly; the one before is closed.
         ahead: Begin pictures before the one before them is there, where the model can and it is no camera.
+        closing: Have `close` close the model that was given, too, and not only what was opened anew.
     """
 
     def __init__(
@@ -82,14 +83,16 @@ class Guard:
         patience: float = 3.0,
         reopen: Callable[[], Derain] | None = None,
         ahead: bool = True,
+        closing: bool = False,
     ) -> None:
-        self.derain, self.live, self.events = derain, live, events
+        self.live, self.events, self.closing = live, events, closing
+        self._given = self._model = restorer(derain)
         self.ahead = ahead and not live
         self.patience, self.reopen = patience, reopen
         self.passed: Counter[str] = Counter()
         self.restarts = 0
         self._doubt = Doubt()
-        self._worker: ModelThread | None = None
+        self._thread: ModelThread | None = None
         self._out: list[Started] = []
         self._in_a_row = self._failures = 0
         self.trouble = ""
@@ -118,9 +121,14 @@ class Guard:
         return Result(image if why else clean, time.perf_counter() - begin, why)
 
     @property
+    def model(self) -> Restorer:
+        """The one in use."""
+        return (self._thread and self._thread.model) or self._model
+
+    @property
     def depth(self) -> int:
         """Pictures that may be begun before the first is waited for."""
-        return int(getattr(self.derain, "depth", 1)) if self.ahead else 1
+        return self._model.depth if self.ahead else 1
 
     @property
     def in_flight(self) -> int:
@@ -131,9 +139,9 @@ class Guard:
         """Starts on a picture, where the model can do so ahead; `finish` gives its result."""
         if self.depth == 1:
             return Started(image, 0.0, result=self(image))
-        started, derain = Started(image, time.perf_counter()), cast(Any, self.derain)
+        started = Started(image, time.perf_counter())
         try:
-            started.waiting = derain.begin(image)
+            started.waiting = self._model.begin(image)
         except Exception as error:
             self._alone(error)
         else:
@@ -156,27 +164,33 @@ class Guard:
         return started.result
 
     def close(self) -> None:
-        """Lets the model's thread end; one that hangs is left behind."""
-        if self._worker is not None:
-            self._worker.end()
+        """Closes what was opened anew, and lets the model's thread end.
+
+        One that hangs is left behind: it is closed if it ever answers.
+        """
+        self.reopen = None
+        if self._thread is not None:
+            self._thread.end(self.closing or self._thread.model is not self._given, wait=True)
+        elif self.closing or self._model is not self._given:
+            self._model.close()
 
     def _run(self, image: Image) -> Image:
         while True:
             try:
-                return self._in_thread(image) if self.live else self.derain(image)
+                return self._in_thread(image) if self.live else self._model(image)
             except Exception as error:
                 if isinstance(error, SdpsError) or not is_out_of_memory(error):
                     raise
-            if not self._one_at_a_time():
+            if not self.model.one_at_a_time():
                 self._make_room(image)
 
     def _fetch(self, started: Started) -> None:
         """Takes a picture out of the model, if it is in there."""
-        if started not in self._out:
+        if started not in self._out or started.waiting is None:
             return
         self._out.remove(started)
         try:
-            started.clean = cast(Begun, started.waiting)()
+            started.clean = started.waiting()
         except Exception as error:
             self._alone(error)
 
@@ -191,45 +205,42 @@ class Guard:
         self.ahead = False
         for other in list(self._out):
             self._fetch(other)
-        self._one_at_a_time()
-
-    def _one_at_a_time(self) -> bool:
-        """Has the model hold no more than one picture or tile; whether that is less than before."""
-        derain: Any = self._worker.derain if self._worker else self.derain
-        return hasattr(derain, "one_at_a_time") and bool(derain.one_at_a_time())
+        self.model.one_at_a_time()
 
     def _make_room(self, image: Image) -> None:
         """Smaller tiles, in an engine opened anew: an arena that grew in vain is not given back."""
-        derain: Any = self._worker.derain if self._worker else self.derain
-        tile = smaller_tiles(derain, image)
+        model = self.model
+        tile = smaller_tiles(model, image)
         self.events.emit("memory", f"out of memory; trying tiles of {tile} pixels", tile=tile)
         if self.reopen is None:
             return
-        derain.close()
-        fresh: Any = self.reopen()
-        fresh.tile, fresh.overlap = derain.tile, derain.overlap
+        model.close()
+        fresh = restorer(self.reopen())
+        fresh.tile, fresh.overlap = model.tile, model.overlap
         fresh.one_at_a_time()
-        self.derain = fresh
-        if self._worker:
-            self._worker.derain = fresh
-            self._worker.fresh()
+        if self._thread:
+            self._thread.model = fresh
+            self._thread.fresh()
+        else:
+            self._model = fresh
 
     def _in_thread(self, image: Image) -> Image:
-        if self._worker is None:
-            self._worker = ModelThread(self.derain, self.patience)
-        return self._worker(image)
+        if self._thread is None:
+            self._thread = ModelThread(self._model, self.patience)
+        return self._thread(image)
 
-    def _replace(self, worker: ModelThread) -> None:
+    def _replace(self, given_up: ModelThread) -> None:
         """Opens the model anew in a new thread, if that is possible; meanwhile frames pass through."""
         if self.reopen is None or time.monotonic() < self._next_reopen:
             return
         self._next_reopen = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, 60.0)
         self.restarts += 1
-        failed = f"the model could not be opened ({worker.failure}); it" if worker.failure else "the model"
+        why = given_up.failure
+        failed = f"the model could not be opened ({why}); it" if why else "the model"
         self.events.emit("model", f"{failed} is opened anew", restarts=self.restarts)
-        worker.end()
-        self._worker = ModelThread(None, self.patience, self.reopen)
+        given_up.end(close=True, wait=False)
+        self._thread = ModelThread(None, self.patience, self.reopen)
 
     def _count(self, why: str) -> None:
         if why:
@@ -238,9 +249,9 @@ class Guard:
             self._failures = 0 if why in BEHIND else self._failures + 1
             if why != self.trouble:
                 self._note(why, "")
-            worker = self._worker
-            if worker is not None and (worker.is_lost or self._failures >= FAILURES):
-                self._replace(worker)
+            thread = self._thread
+            if thread is not None and (thread.is_lost or self._failures >= FAILURES):
+                self._replace(thread)
         elif self.trouble:
             done = "has warmed up" if self.trouble == WARMING else "restores frames again"
             self.events.emit("model", f"the model {done} after {self._in_a_row}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 from sdps.core.errors import EngineError
 from sdps.core.frame import Image
+from sdps.runtime.restorer import Restorer
 
 SMALLEST = 64
 """Tiles below this cost more than they save: the network's receptive field is larger."""
@@ -29,11 +29,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or bool(SIGNS.search(str(error)))
 
 
-def smaller_tiles(derain: Any, image: Image) -> int:
-    """Halves the tiles of a `Derainer` with a dynamic graph for the pictures from now on.
+def smaller_tiles(model: Restorer, image: Image) -> int:
+    """Halves the tiles of a model with a dynamic graph for the pictures from now on.
 
     Args:
-        derain: Whatever restores pictures; only what has a `tile` and a graph of any size can.
+        model: What restores pictures; only what has a graph of any size can.
         image: (H, W, 3), what did not fit.
 
     Returns:
@@ -42,23 +42,23 @@ def smaller_tiles(derain: Any, image: Image) -> int:
     Raises:
         OutOfMemory: the graph's size is fixed, or its tiles are as small as is of use.
     """
-    backend = getattr(derain, "backend", None)
-    if backend is None or not hasattr(derain, "tile"):
+    manifest = model.manifest
+    if manifest is None:
         raise OutOfMemory("There is not enough memory for a frame.", "Use smaller frames.")
-    if backend.manifest.fixed_size is not None:
+    if manifest.fixed_size is not None:
         raise OutOfMemory(
-            f"There is not enough memory for this graph of {backend.manifest.size}.",
+            f"There is not enough memory for this graph of {manifest.size}.",
             "Export it at a smaller size; frames are then cut into tiles.",
         )
     longest = max(image.shape[:2])
-    now = min(derain.tile or longest, longest)
+    now = min(model.tile or longest, longest)
     smaller = now // 2 // 4 * 4
     if smaller < SMALLEST:
         raise OutOfMemory(
             f"There is not enough memory, not even for tiles of {now} pixels.",
             "Free some, or use a smaller model.",
         )
-    derain.tile = smaller
-    if derain.overlap is not None and 2 * derain.overlap >= smaller:
-        derain.overlap = None  # the default of that tile
+    model.tile = smaller
+    if model.overlap is not None and 2 * model.overlap >= smaller:
+        model.overlap = None  # the default of that tile
     return smaller

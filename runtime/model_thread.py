@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import time
@@ -9,14 +10,16 @@ from collections.abc import Callable
 from typing import Any
 
 from sdps.core.frame import Image
+from sdps.runtime.restorer import Derain, Restorer, restorer
 
 MODEL = "sdps-model"
-Derain = Callable[[Image], Image]
 FIRST_PATIENCE = 600.0
 """Seconds after which a model has hung that is being opened, or has its first frame of a size: engines
 allocate, tune and compile then, for minutes on a Jetson. No frame waits for that."""
 SLOWER = 5
 """A frame may take so many times the slowest so far."""
+END, CLOSING = 0.5, 10.0
+"""Seconds that the model gets to return in when it is ended, and then to be closed in."""
 SETTLED = 2
 """Frames of a size after which it is known how long one takes; the first tells little."""
 
@@ -36,25 +39,28 @@ class ModelThread:
     """Calls a model, and waits for it as long as a live source can spare.
 
     Args:
-        derain: The model; None has it opened first.
+        model: None has it opened first.
         patience: Seconds that a frame is waited for at least.
         reopen: Opens it.
 
     Attributes:
+        model: None while it is being opened.
         failure: Why it could not be opened.
     """
 
     def __init__(
-        self, derain: Derain | None, patience: float, reopen: Callable[[], Derain] | None = None
+        self, model: Restorer | None, patience: float, reopen: Callable[[], Derain] | None = None
     ) -> None:
-        self.derain, self.patience, self._reopen = derain, patience, reopen
+        self.model, self.patience, self._reopen = model, patience, reopen
         self._in: queue.SimpleQueue[Image | None] = queue.SimpleQueue()
         self._out: queue.SimpleQueue[tuple[Any, BaseException | None, float]] = queue.SimpleQueue()
-        self._busy, self._since = derain is None, time.monotonic()
+        self._busy, self._since = model is None, time.monotonic()
         self.failure: BaseException | None = None
         self._shape: tuple[int, ...] = ()
         self.fresh()
-        threading.Thread(target=self._work, name=MODEL, daemon=True).start()
+        self._closing, self._left = False, threading.Event()
+        self._thread = threading.Thread(target=self._work, name=MODEL, daemon=True)
+        self._thread.start()
 
     def fresh(self) -> None:
         """Forgets how long frames took: they are of another size, or for another engine."""
@@ -92,9 +98,17 @@ class ModelThread:
         limit = min(FIRST_PATIENCE, self._slow) if self._answers else FIRST_PATIENCE
         return self.failure is not None or time.monotonic() - self._since >= limit
 
-    def end(self) -> None:
-        """Lets the thread end as soon as the model lets it."""
+    def end(self, close: bool, wait: bool) -> None:
+        """Lets the thread end as soon as the model lets it.
+
+        Args:
+            close: Have it close the model then.
+            wait: Until it has, unless it hangs.
+        """
+        self._closing = close
         self._in.put(None)
+        if wait and self._left.wait(END):
+            self._thread.join(CLOSING)
 
     @property
     def _slow(self) -> float:
@@ -116,7 +130,7 @@ class ModelThread:
             except queue.Empty:
                 return True
             self._busy = False
-            if self.derain is None:
+            if self.model is None:
                 self.failure = error
             elif error is None and seconds and not self._is_settled:
                 self._learn(seconds)  # later a late answer is no measure: something was wrong
@@ -127,17 +141,23 @@ class ModelThread:
         self._slowest = seconds if self._answers <= SETTLED else max(self._slowest, seconds)
 
     def _work(self) -> None:
-        if self.derain is None:
-            assert self._reopen is not None
-            try:
-                self.derain = self._reopen()
-            except Exception as error:
-                self._out.put((None, error, 0.0))
-                return
-            self._out.put((None, None, 0.0))
-        while (image := self._in.get()) is not None:
+        if self.model is None:
+            self._open()
+        while self.model is not None and (image := self._in.get()) is not None:
             begin = time.monotonic()
             try:
-                self._out.put((self.derain(image), None, time.monotonic() - begin))
+                self._out.put((self.model(image), None, time.monotonic() - begin))
             except BaseException as error:
                 self._out.put((None, error, 0.0))
+        self._left.set()
+        if self._closing and self.model is not None:
+            with contextlib.suppress(Exception):  # what failed at its work may fail at this as well
+                self.model.close()
+
+    def _open(self) -> None:
+        assert self._reopen is not None
+        try:
+            self.model = restorer(self._reopen())
+            self._out.put((None, None, 0.0))
+        except Exception as error:
+            self._out.put((None, error, 0.0))

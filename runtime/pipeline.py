@@ -50,8 +50,10 @@ class Pipeline:
         limit: Stop after so many frames.
         on_event: Called with each `Event` (lost, stale, recovered, passed, ...), from any thread.
         overlay: Texts for the lines to be drawn into every frame, asked once per frame.
-        reopen: Opens the model anew after it hung or failed repeatedly on a live source.
+        reopen: Opens the model anew after it hung or failed repeatedly on a live source; the one before
+            is closed, and what was opened so at the end.
         patience: Seconds after which the model counts as hung on a frame of a live source.
+        closing: Close the model that was given at the end as well, unless it hangs.
     """
 
     def __init__(
@@ -65,8 +67,9 @@ class Pipeline:
         overlay: Callable[[], list[str]] | None = None,
         reopen: Callable[[], Callable[[Image], Image]] | None = None,
         patience: float = 3.0,
+        closing: bool = False,
     ) -> None:
-        self.source, self.derain, self.sink = source, derain, sink
+        self.source, self.sink = source, sink
         self.on_frame, self.limit, self.overlay = on_frame, limit, overlay
         self.summary = Summary()
         self.events = Events()
@@ -76,7 +79,7 @@ class Pipeline:
         self.read_queue: queue.Queue[Any] = queue.Queue(depth)
         self.done_queue: queue.Queue[Any] = queue.Queue(depth)
         several = source.info.frames != 1  # a single picture has the whole machine
-        self.guard = Guard(derain, self.live, self.events, patience, reopen, ahead=several)
+        self.guard = Guard(derain, self.live, self.events, patience, reopen, several, closing)
         self._last: tuple[Frame, Frame] | None = None
         self._marked_at = 0.0
         self._written_at: deque[float] = deque(maxlen=60)
@@ -100,6 +103,7 @@ class Pipeline:
         if not self._closed:
             self._closed = True
             self.source.close()
+            self.guard.close()
             self.sink.discard()
 
     def stop(self) -> None:
@@ -147,7 +151,8 @@ class Pipeline:
                 worker.join(timeout=max(0.05, deadline - time.monotonic()))
             if not self.live and not workers[0].is_alive():
                 self.source.close()
-            self.guard.close()
+            if self.live or not workers[1].is_alive():  # nor a model
+                self.guard.close()
             self._gather()
             try:
                 # Half a film looks like a whole one, so it goes; of a camera every second counts.

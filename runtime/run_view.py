@@ -21,7 +21,10 @@ from sdps.runtime.summary import Summary, percentile_ms
 
 
 class RunView:
-    """Runs a pipeline under a progress bar, with a log and a health file where they are asked for."""
+    """Runs a pipeline under a progress bar, with a log and a health file where they are asked for.
+
+    Source, model and sink are closed at the end, and where it cannot begin.
+    """
 
     def __init__(
         self,
@@ -38,17 +41,35 @@ class RunView:
         self.source, self.sink, self.quiet, self.limit = source, sink, quiet, limit
         self.console = Console(stderr=True, soft_wrap=True, highlight=False)
         self.health = health
-        self.model = f"{derainer.manifest.name} on {derainer.backend.name}"
         self.log: JsonLog | None = None
         try:
             self.log = JsonLog(log) if log else None
             self.pipeline = Pipeline(
-                source, derainer, sink, limit=limit, overlay=self._lines if overlay else None, reopen=reopen
+                source,
+                derainer,
+                sink,
+                limit=limit,
+                overlay=self._lines if overlay else None,
+                reopen=reopen,
+                closing=True,
             )
         except SdpsError:
             source.close()
+            derainer.close()
             sink.discard()
             raise
+
+    @property
+    def derainer(self) -> Derainer:
+        """The one in use: it may have been opened anew."""
+        model = self.pipeline.guard.model
+        assert isinstance(model, Derainer)
+        return model
+
+    @property
+    def model(self) -> str:
+        """What restores on what."""
+        return f"{self.derainer.manifest.name} on {self.derainer.backend.name}"
 
     def run(self) -> Summary:
         """Runs to the end. Raises what the pipeline raises."""

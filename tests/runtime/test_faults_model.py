@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from sdps import Derainer
 from sdps.core.errors import EngineError, SdpsError
 from sdps.core.frame import Image
 from sdps.runtime import guard, model_thread
 from sdps.runtime.backends.identity import IdentityBackend
+from sdps.runtime.cli import app
 from sdps.runtime.doubt import Doubt
 from sdps.runtime.events import Events
 from sdps.runtime.guard import Guard
@@ -24,7 +26,9 @@ from sdps.runtime.live_source import LiveSource
 from sdps.runtime.memory import is_out_of_memory
 from sdps.runtime.model_thread import Hung, ModelThread
 from sdps.runtime.pipeline import Pipeline
-from sdps.runtime.sinks import open_sink
+from sdps.runtime.restorer import Restorer
+from sdps.runtime.run_view import RunView
+from sdps.runtime.sinks import NullSink, open_sink
 from sdps.runtime.sources import open_source
 
 from .conftest import MakeVideo
@@ -179,7 +183,7 @@ def test_fault_34_how_long_frames_are_waited_for_is_not_learned_from_the_first()
     assert time.monotonic() - begin < 3.5, "five times the first would be 5 s"
     assert thread.is_lost
     never.set()
-    thread.end()
+    thread.end(close=False, wait=True)
 
 
 def test_fault_34_a_model_slower_than_the_patience_is_waited_for_once_that_is_known() -> None:
@@ -216,6 +220,96 @@ def test_fault_34_an_engine_that_cannot_be_opened_is_tried_again_and_says_why(
         second = run.until(lambda: [e for e in run.seen if e.values.get("restarts") == 2])[0]
         assert second.text == "the model could not be opened (no GPU. Plug it in.); it is opened anew"
         run.until(lambda: "restores frames again" in run.seen[-1].text)
+
+
+class Watched(Restorer):
+    """A model that hangs at one frame until it is let go, or fails at every one; tells when it is closed."""
+
+    def __init__(self, hangs: int = 0, fails: bool = False) -> None:
+        self.hangs, self.fails, self.calls = hangs, fails, 0
+        self.let_go, self.closed = threading.Event(), threading.Event()
+
+    def __call__(self, rgb: Image) -> Image:
+        self.calls += 1
+        if self.calls == self.hangs:
+            self.let_go.wait(60)
+        if self.fails:
+            raise RuntimeError("CUDA error 700")
+        return np.array(255 - rgb)
+
+    def close(self) -> None:
+        assert not self.closed.is_set()
+        self.closed.set()
+
+
+def test_fault_34_what_is_opened_anew_is_closed_and_what_it_took_the_place_of() -> None:
+    given, new = Watched(fails=True), Watched()
+    with Run(camera(), derain=given, reopen=lambda: new) as run:
+        assert given.closed.wait(10), "two engines may not fit the memory"
+        run.until(lambda: run.pipeline.guard.model is new)
+        run.frames(3)
+    assert new.closed.is_set()
+
+
+@pytest.mark.parametrize("closing", [False, True])
+def test_a_model_that_works_is_closed_where_that_is_asked_for(closing: bool) -> None:
+    model = Watched()
+    with Run(camera(), derain=model, closing=closing) as run:
+        run.frames(3)
+    assert model.closed.is_set() is closing, "who opened it may use it again"
+
+
+def test_fault_34_a_hung_model_is_not_waited_for_and_closed_when_it_wakes() -> None:
+    given, new = Watched(hangs=3), Watched(hangs=3)
+    with Run(camera(), derain=given, reopen=lambda: new, patience=0.2, closing=True) as run:
+        run.until(lambda: new.calls == 3)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < 4
+    for model in (given, new):
+        assert not model.closed.is_set()
+        model.let_go.set()
+        assert model.closed.wait(10)
+
+
+def test_fault_35_of_a_file_what_was_opened_with_smaller_tiles_is_closed(picture: MakePicture) -> None:
+    class Closing(SmallMemory):
+        closed = 0
+
+        def close(self) -> None:
+            self.closed += 1
+
+    backends = [Closing(300 * 300), Closing(300 * 300)]
+    opened = [Derainer(backend, overlap=20) for backend in backends]
+    guard = Guard(opened[0], live=False, events=Events(), reopen=lambda: opened[1])
+    guard(picture(400, 600))
+    assert [backend.closed for backend in backends] == [1, 0]
+    guard.close()
+    assert [backend.closed for backend in backends] == [1, 1]
+
+
+def test_fault_34_a_run_tells_of_the_model_in_use_and_closes_all(tmp_path: Path) -> None:
+    class Failing(IdentityBackend):
+        def run(self, batch: Image) -> Image:
+            raise RuntimeError("CUDA error 700")
+
+    first, second = Derainer(Failing()), Derainer(IdentityBackend())
+    second.backend.name = "the other engine"
+    view = RunView(camera(), first, NullSink(), limit=20, quiet=True, reopen=lambda: second)
+    assert view.model == "identity on identity"
+    view.run()
+    assert view.derainer is second and view.model == "identity on the other engine"
+
+
+def test_a_model_is_closed_where_its_output_cannot_be_opened(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    closed, close = [], Derainer.close
+    monkeypatch.setattr(Derainer, "close", lambda self: (closed.append(self), close(self)))
+    for wrong in (["--output", "film.xyz"], ["--output", "none", "--log", str(tmp_path)]):
+        closed.clear()
+        command = ["--input", "demo", "--provider", "identity", *wrong]
+        assert CliRunner().invoke(app, command).exit_code in (1, 2)
+        assert len(closed) == 1
 
 
 def test_fault_34_of_a_file_a_failing_model_ends_the_run(make_video: MakeVideo, tmp_path: Path) -> None:
@@ -341,7 +435,7 @@ def test_fault_35_without_memory_for_two_pictures_there_is_one_at_a_time(picture
         assert all(np.array_equal(a, b) for a, b in zip(restored, pictures, strict=True))
         assert [e.values["tile"] for e in said] == tiles
         assert guard.depth == 1 and guard.in_flight == 0
-        assert guard.derain is opened[reopened]
+        assert guard.model is opened[reopened]
         assert [opened[0].backend.most, opened[reopened].backend.depth] == [2, 1]  # type: ignore[attr-defined]
 
 
