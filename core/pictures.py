@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,13 +140,24 @@ def _exif(picture: Pictures.Image) -> bytes:
     """The EXIF block of a picture that lies upright by now; TIFF's own tags are none."""
     if "exif" not in picture.info:
         return b""
-    with contextlib.suppress(Exception):  # damaged: it is left out
+    with _forgiving():  # damaged: it is left out
         said = picture.getexif()
         said.pop(ORIENTATION, None)
         for tag in UNTRUE:
             said.get_ifd(EXIF).pop(tag, None)
         return said.tobytes() if len(said) else b""
     return b""
+
+
+@contextlib.contextmanager
+def _forgiving() -> Iterator[None]:
+    """Passes over whatever damaged metadata raise, but not that memory is out."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception:
+        return
 
 
 def _is_deep(picture: Pictures.Image, data: bytes) -> bool:
@@ -168,7 +179,7 @@ def _decode_deep(picture: Pictures.Image, data: bytes) -> Image:
 
 def _upright(pixels: Pictures.Image, held: Pictures.Image) -> Image:
     """As RGB, turned as the EXIF of `held` says."""
-    with contextlib.suppress(Exception):  # damaged EXIF: as it lies in the file
+    with _forgiving():  # damaged EXIF: as it lies in the file
         if pixels is not held:
             pixels.getexif()[ORIENTATION] = held.getexif().get(ORIENTATION, 1)
         ImageOps.exif_transpose(pixels, in_place=True)

@@ -225,3 +225,31 @@ def test_a_picture_that_memory_does_not_hold_is_not_called_unreadable(
         f"['small.png'] 1 skipped {large}: not enough memory to read it",
         f"There is not enough memory to read {large}.",
     ]
+
+
+TURNED = """
+import resource, sys
+from sdps.core.pictures import decode_picture
+data = open(sys.argv[1], "rb").read()
+used = next(int(x.split()[1]) << 10 for x in open("/proc/self/status") if x.startswith("VmSize"))
+pixels = 8000 * 7000
+# Room for Pillow's pixels of 4 bytes and ours of 3, not for Pillow's twice.
+resource.setrlimit(resource.RLIMIT_AS, (used + round(7.5 * pixels),) * 2)
+try:
+    print(decode_picture(data).shape)
+except MemoryError:
+    print("no memory")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits and reads memory as Linux does")
+@pytest.mark.parametrize(("orientation", "expected"), [(1, "(7000, 8000, 3)"), (6, "no memory")])
+def test_a_picture_that_memory_does_not_turn_does_not_come_unturned(
+    orientation: int, expected: str, tmp_path: Path
+) -> None:
+    exif = Pictures.Exif()
+    exif[0x0112] = orientation
+    Pictures.new("RGB", (8000, 7000)).save(tmp_path / "large.jpg", exif=exif)
+    command = [sys.executable, "-c", TURNED, tmp_path / "large.jpg"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.strip() == expected
