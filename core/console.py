@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, TypeVar
 
+from sdps.core.cache import home_folder
 from sdps.core.errors import MissingDependency, SdpsError, UsageError
 from sdps.core.version import __version__
 
@@ -38,7 +39,7 @@ def need(module: str, extra: str = "") -> ModuleType:
     """Imports an optional package, or says which extra brings it.
 
     Raises:
-        MissingDependency: it is not installed, or its shared libraries do not load.
+        MissingDependency: it is not installed, its shared libraries do not load, or it raises something.
     """
     try:
         return importlib.import_module(module)
@@ -46,6 +47,11 @@ def need(module: str, extra: str = "") -> ModuleType:
         extra = extra or EXTRA_OF.get(module.split(".")[0], "dev")
         raise MissingDependency(
             f"{module} cannot be imported ({error}).", f"Install it with: pip install 'sdps[{extra}]'"
+        ) from error
+    except Exception as error:  # OpenVINO's telemetry asks for a home folder, which not every user has
+        mend = "Look at it with: sdps-doctor" if home_folder() else "Give it a home folder: export HOME=/tmp"
+        raise MissingDependency(
+            f"{module} cannot be imported ({type(error).__name__}: {error}).", mend
         ) from error
 
 

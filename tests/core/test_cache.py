@@ -75,14 +75,28 @@ def test_no_temporary_directory_either(homeless: Path, monkeypatch: pytest.Monke
         cache_folder()
 
 
-def test_the_doctor_looks_at_a_machine_without_a_home(tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text(
-        "import pwd\ndef nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobody\n"
-    )
-    script = "from sdps.core.doctor_cli import main; main()"
+HOMELESS = "import pwd\ndef nobody(uid): raise KeyError(uid)\npwd.getpwuid = nobody\n"
+PICTURE = """
+import numpy as np
+from sdps import Derainer
+with Derainer.load() as derainer:
+    derainer(np.zeros((64, 64, 3), np.uint8))
+    print(derainer.backend.name)
+"""
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ("from sdps.core.doctor_cli import main; main()", "sdps should derain pictures here"),
+        (PICTURE, "onnxruntime:CPU"),  # OpenVINO itself needs a home
+    ],
+)
+def test_whoever_has_no_home_gets_pictures_and_the_doctor(script: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(HOMELESS)
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path), "TMPDIR": str(tmp_path)}
     done = subprocess.run(
         [sys.executable, "-c", script, "--no-run"], capture_output=True, text=True, env=environment
     )
     assert done.returncode == 0, done.stderr
-    assert "sdps should derain pictures here" in done.stdout and "Traceback" not in done.stderr
+    assert says in done.stdout and "Traceback" not in done.stderr
