@@ -48,14 +48,14 @@ class Row:
         return {"made": self.made, "int8_macs_share": round(self.share, 4), **self.drift.to_json()}
 
 
-def crops(seed: int = 7, side: int = CROP) -> list[Pair]:
+def crops(seed: int) -> list[Pair]:
     """A crop of every held-out photograph in every kind of rain, where its number and the seed put it."""
     pairs = []
     for kind in KINDS:
         for i, (_, rainy, clean) in enumerate(held_out(kind)):
             rng = np.random.default_rng((seed, i))
-            top, left = (int(rng.integers(length - side + 1)) for length in clean.shape[:2])
-            window = np.s_[top : top + side, left : left + side]
+            top, left = (int(rng.integers(length - CROP + 1)) for length in clean.shape[:2])
+            window = np.s_[top : top + CROP, left : left + CROP]
             pairs.append(Pair(np.ascontiguousarray(rainy[window]), np.ascontiguousarray(clean[window]), kind))
     return pairs
 

@@ -38,14 +38,10 @@ def bundled() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*" + SUFFIX))}
 
 
-def find_weights(name_or_path: str, base_url: str = "") -> Path:
+def find_weights(name_or_path: str) -> Path:
     """A checkpoint by path, a bundled one by name, or a published one by name, downloaded if need be.
 
     A download shows its progress on standard error, if that is a terminal.
-
-    Args:
-        name_or_path: A file, or a name.
-        base_url: Where published files lie; empty for `SDPS_WEIGHTS_URL` or the authors' repository.
 
     Raises:
         UsageError: neither a file nor a known name.
@@ -58,7 +54,7 @@ def find_weights(name_or_path: str, base_url: str = "") -> Path:
     if name_or_path in named:
         return named[name_or_path]
     if name_or_path.lower() in PUBLISHED:
-        return fetch_published(name_or_path.lower(), base_url)
+        return fetch_published(name_or_path.lower())
     raise UsageError(
         f"There is no checkpoint {name_or_path}.",
         "Give a .pth or .safetensors file, a bundled name "
@@ -72,13 +68,13 @@ def model_name(name_or_path: str) -> str:
     return path.stem if path.is_file() else name_or_path.lower()
 
 
-def fetch_published(name: str, base_url: str = "") -> Path:
+def fetch_published(name: str) -> Path:
     """The published checkpoint of that name, in the cache folder; see `find_weights`."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     file = PUBLISHED[name]
-    base = base_url or os.environ.get("SDPS_WEIGHTS_URL", "") or BASE_URL
+    base = os.environ.get("SDPS_WEIGHTS_URL") or BASE_URL
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
