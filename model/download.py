@@ -99,29 +99,34 @@ def _check(file: KnownFile, path: Path, url: str, target: Path) -> None:
 def _download(file: KnownFile, url: str, part: Path, target: Path, progress: Progress) -> None:
     """Until all has come, or the server ended of its own accord, or nothing comes any more."""
     httpx = need("httpx")
-    idle = 0
+    idle, most = 0, _size(part)
     with _client(file, url, target) as client:
         while True:
-            before = part.stat().st_size if part.is_file() else 0
-            if before >= file.size:
+            if _size(part) >= file.size:
                 return
             try:
                 _receive(client, file, url, part, progress)
                 return
             except (_CutError, httpx.TransportError) as error:
-                now = part.stat().st_size if part.is_file() else 0
-                idle = 0 if now > before else idle + 1
+                now = _size(part)
+                # A server that cannot resume begins anew each time: what had come before is no progress.
+                idle, most = (0, now) if now > most else (idle + 1, most)
                 if idle == TRIES:
                     kept = f" {now} of {file.size} bytes are kept, and the next try goes on." if now else ""
+                    reason = str(error).rstrip(".") or type(error).__name__
                     raise SdpsError(
-                        f"{url} cannot be downloaded: {error or type(error).__name__}.{kept}",
-                        _by_hand(file, url, target),
+                        f"{url} cannot be downloaded: {reason}.{kept}", _by_hand(file, url, target)
                     ) from None
                 time.sleep(min(4.0, 0.1 * 2**idle) if idle else 0)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
+                reason = str(error).rstrip(".")
                 raise SdpsError(
-                    f"{url} cannot be downloaded: {error}.", _by_hand(file, url, target)
+                    f"{url} cannot be downloaded: {reason}.", _by_hand(file, url, target)
                 ) from None
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
 
 
 def _client(file: KnownFile, url: str, target: Path) -> httpx.Client:
@@ -140,14 +145,14 @@ def _client(file: KnownFile, url: str, target: Path) -> httpx.Client:
 
 def _receive(client: httpx.Client, file: KnownFile, url: str, part: Path, progress: Progress) -> None:
     """One request: appends to `part` what the server sends."""
-    have = part.stat().st_size if part.is_file() else 0
+    have = _size(part)
     # Compressed in transit, positions would not be the file's.
     headers = {"Accept-Encoding": "identity", **({"Range": f"bytes={have}-"} if have else {})}
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code in (429, 500, 502, 503, 504):
             raise _CutError(f"the server answers {response.status_code}")
         if response.status_code == 416:  # it has fewer bytes than are here: another file
-            part.unlink()
+            part.unlink(missing_ok=True)
             raise _CutError("the server refuses to resume")
         if response.status_code not in (200, 206):
             raise SdpsError(
@@ -166,6 +171,9 @@ def _receive(client: httpx.Client, file: KnownFile, url: str, part: Path, progre
                 progress(min(done, file.size), file.size)
                 if done > file.size:
                     return
+    # Where the server says how long or in which pieces, the client itself notices what is cut.
+    if done < file.size and not {"content-length", "transfer-encoding"} & set(response.headers):
+        raise _CutError("the connection ended early")
 
 
 def _by_hand(file: KnownFile, url: str, target: Path) -> str:

@@ -27,6 +27,7 @@ class Server(ThreadingHTTPServer):
         body: What it serves.
         cuts: Bytes after which a connection is cut, one for each request until they are used up.
         ranges: Whether it can resume.
+        lengths: Whether it says how long what comes is.
         answers: Status codes for the first requests, before it serves anything.
         asked: The Range header of each request.
     """
@@ -38,6 +39,7 @@ class Server(ThreadingHTTPServer):
         self.body = DATA
         self.cuts: list[int] = []
         self.ranges = True
+        self.lengths = True
         self.answers: list[int] = []
         self.asked: list[str] = []
 
@@ -63,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(server.body) - 1}/{len(server.body)}")
-        self.send_header("Content-Length", str(len(rest)))
+        if server.lengths:
+            self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
         cut = server.cuts.pop(0) if server.cuts else len(rest)
         self.wfile.write(rest[:cut])
@@ -108,6 +111,26 @@ def test_a_later_call_goes_on_where_the_last_one_ended(server: Server, tmp_path:
 def test_a_server_that_cannot_resume_starts_over(server: Server, tmp_path: Path) -> None:
     server.ranges, server.cuts = False, [100_000]
     assert fetch(FILE, server.url, tmp_path).read_bytes() == DATA
+
+
+def test_a_server_that_cannot_resume_and_gets_no_further_is_given_up(server: Server, tmp_path: Path) -> None:
+    """What it brings again is no progress: it would be asked for ever."""
+    server.ranges, server.cuts = False, [100_000, 200_000] * 50
+    with pytest.raises(SdpsError, match="cannot be downloaded"):
+        fetch(FILE, server.url, tmp_path)
+    assert len(server.asked) == 2 + download.TRIES
+
+
+def test_what_is_cut_is_resumed_where_nobody_says_how_long_it_is(server: Server, tmp_path: Path) -> None:
+    server.lengths, server.cuts = False, [100_000]
+    assert fetch(FILE, server.url, tmp_path).read_bytes() == DATA
+    assert server.asked == ["", "bytes=100000-"]
+
+
+def test_a_refusal_to_resume_what_was_never_begun(server: Server, tmp_path: Path) -> None:
+    server.answers = [416] * download.TRIES
+    with pytest.raises(SdpsError, match=r"refuses to resume\. By"):
+        fetch(FILE, server.url, tmp_path)
 
 
 def test_a_busy_server_is_asked_again(server: Server, tmp_path: Path) -> None:
@@ -173,6 +196,12 @@ def test_offline_says_where_to_put_the_file(tmp_path: Path, monkeypatch: pytest.
 def test_a_file_put_there_by_hand_needs_no_server(tmp_path: Path) -> None:
     (tmp_path / FILE.name).write_bytes(DATA)
     assert fetch(FILE, "https://invalid.invalid", tmp_path).read_bytes() == DATA
+
+
+def test_an_address_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(SdpsError, match="cannot be downloaded") as caught:
+        fetch(FILE, "http://[::1", tmp_path)
+    assert str(tmp_path / FILE.name) in caught.value.remedy
 
 
 def test_a_base_url_that_is_none(tmp_path: Path) -> None:

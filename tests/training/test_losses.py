@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio
 
-from sdps.training.losses import StageLoss, decibels, drift, within_budget
+from sdps.training.losses import StageLoss, decibels, drift, frequency, within_budget
+
+
+@pytest.mark.parametrize("width", [12, 13])
+def test_frequency_is_the_mean_over_the_whole_spectrum(width: int) -> None:
+    torch.manual_seed(0)
+    x, y = torch.rand(2, 3, 10, width), torch.rand(2, 3, 10, width)
+    expected = np.abs(np.fft.fft2(x.numpy()) - np.fft.fft2(y.numpy())).mean()
+    assert float(frequency(x, y)) == pytest.approx(expected, rel=1e-4)
+    # A shift of colour is one coefficient of H * W, of H * W * shift.
+    assert float(frequency(x, x + 0.05)) == pytest.approx(0.05, rel=1e-3)
 
 
 def test_decibels_is_the_mean_of_minus_psnr() -> None:
