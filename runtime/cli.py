@@ -151,7 +151,11 @@ def run(
         undo.pop_all()
     backend = derainer.backend
     why = "; ".join(part for part in (backend.reason, backend.arithmetic()) if part)
-    say(f"{derainer.manifest.name} on {backend.name}" + (f" ({why})" if why else ""))
+    line = f"{derainer.manifest.name} on {backend.name}" + (f" ({why})" if why else "")
+    if provider != "auto" and backend.reason:  # not what was asked for: that is heard in any case
+        sys.stderr.write(line + "\n")
+    else:
+        say(line)
     view = RunView(source, derainer, sink, limit, quiet, load, overlay, log, health)
     summary = view.run()
     for note in source.info.notes:

@@ -14,6 +14,7 @@ import onnxruntime as ort
 import openvino as ov
 import pytest
 import torch
+from PIL import Image as Pictures
 
 from sdps import Derainer
 from sdps.core.errors import FrameError, ModelError, SdpsError, UsageError
@@ -160,7 +161,9 @@ def test_openvino_takes_means_in_two_steps() -> None:
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
-def test_a_gpu_provider_that_is_not_there_is_said_not_replaced(provider: str, graph_path: GraphPath) -> None:
+def test_a_gpu_provider_that_is_not_there_is_said_not_replaced(
+    provider: str, graph_path: GraphPath, tmp_path: Path
+) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(SdpsError, match="ExecutionProvider"):
@@ -169,6 +172,12 @@ def test_a_gpu_provider_that_is_not_there_is_said_not_replaced(provider: str, gr
     assert instead.name == "openvino:CPU"
     assert instead.reason.startswith(f"{provider} does not work here: ")
     assert "\n" not in instead.reason
+    command = [sys.executable, "-c", "from sdps.runtime.cli import main; main()", "--provider", provider]
+    command += ["--quiet", "--input", str(tmp_path / "small.png"), "--output", "none"]
+    Pictures.new("RGB", (16, 16)).save(tmp_path / "small.png")
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stderr.startswith("sdps-nano on openvino:CPU (")
+    assert f"{provider} does not work here: " in done.stderr and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize(
