@@ -236,7 +236,7 @@ def test_the_description_is_read_without_the_onnx_package(graph_path: GraphPath)
     assert manifest.to_metadata() == written
 
 
-def test_the_runtime_loads_no_torch_and_starts_quickly() -> None:
+def test_the_runtime_loads_neither_torch_nor_onnx_nor_pygame() -> None:
     code = (
         "import sys, sdps; from sdps.runtime import cli, derainer, pipeline, sinks, sources; "
         "import numpy; sdps.Derainer.load('sdps-nano')(numpy.zeros((16, 16, 3), 'uint8')); "
