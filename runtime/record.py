@@ -16,6 +16,9 @@ from sdps.core.errors import SinkError
 from sdps.runtime.events import Event
 from sdps.runtime.redact import redacted
 
+PERIOD = 1.0
+"""Seconds between two health files."""
+
 
 class JsonLog:
     """One JSON object per line: when, what kind, a sentence, figures. Appends to an existing file.
@@ -64,8 +67,8 @@ class HealthFile:
     process is gone. A file that cannot be written is left as it is and tried again.
     """
 
-    def __init__(self, path: Path, figures: Callable[[], dict[str, Any]], period: float = 1.0) -> None:
-        self.path, self._figures, self._period = path, figures, period
+    def __init__(self, path: Path, figures: Callable[[], dict[str, Any]]) -> None:
+        self.path, self._figures = path, figures
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._work, name="sdps-health", daemon=True)
@@ -87,7 +90,7 @@ class HealthFile:
             self._temporary.unlink(missing_ok=True)
 
     def _work(self) -> None:
-        while not self._end.wait(self._period):
+        while not self._end.wait(PERIOD):
             with contextlib.suppress(OSError):
                 self.write()
 

@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.samples import CLIP, sample
@@ -32,7 +32,6 @@ def open_source(
     height: int | None = None,
     fps: float | None = None,
     fourcc: str | None = None,
-    stdin: BinaryIO | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Source:
     """Opens what a URI names. Streams and cameras reconnect by themselves when they are lost.
@@ -45,7 +44,6 @@ def open_source(
         start, duration: Seconds: where to begin, and for how long.
         every: Only every so-manyth frame.
         width, height, fps, fourcc: What to ask of a camera, see `CameraMode`.
-        stdin: Read in place of standard input.
         say: Told, while it is waited for, why.
 
     Raises:
@@ -56,22 +54,20 @@ def open_source(
     from sdps.runtime.camera_source import CameraMode
     from sdps.runtime.cut import Cut
 
-    source = _open(uri, wait, CameraMode(width, height, fps, fourcc), stdin, say)
+    source = _open(uri, wait, CameraMode(width, height, fps, fourcc), say)
     if start or duration is not None or every != 1:
         return Cut(source, start, duration, every)
     return source
 
 
-def _open(
-    uri: str, wait: bool, mode: CameraMode, stdin: BinaryIO | None, say: Callable[[str], None] | None
-) -> Source:
+def _open(uri: str, wait: bool, mode: CameraMode, say: Callable[[str], None] | None) -> Source:
     from sdps.runtime.picture_source import PictureSource
     from sdps.runtime.video_source import VideoSource
 
     if uri == "demo":
         return VideoSource(str(sample(CLIP)))
     if uri == "-":
-        return VideoSource(stdin or sys.stdin.buffer)
+        return VideoSource(sys.stdin.buffer)
     if uri.startswith(STREAMS):
         return _open_stream(uri, wait, say)
     if match := re.fullmatch(r"(?:/dev/video|camera://)(\d+)", uri):

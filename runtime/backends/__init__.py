@@ -82,14 +82,14 @@ def open_backend(
         return _fastest(path, threads, [f"{provider} does not work here: {_clause(error)}"])
 
 
-def _open(path: Path, provider: str, threads: int, reason: str = "") -> Backend:
+def _open(path: Path, provider: str, threads: int) -> Backend:
     if provider == "openvino":
         from sdps.runtime.backends.openvino_cpu import OpenVinoBackend
 
-        return OpenVinoBackend(path, threads, reason)
+        return OpenVinoBackend(path, threads)
     from sdps.runtime.backends.ort import OrtBackend
 
-    return OrtBackend(path, provider, threads, reason)
+    return OrtBackend(path, provider, threads)
 
 
 def _fastest(path: Path, threads: int, said: list[str] | None = None) -> Backend:

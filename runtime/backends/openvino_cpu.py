@@ -73,7 +73,7 @@ class OpenVinoBackend(BlockingBackend):
         ModelError: the graph is damaged or not sdps's.
     """
 
-    def __init__(self, path: Path, threads: int = 0, reason: str = "") -> None:
+    def __init__(self, path: Path, threads: int = 0) -> None:
         self.core = openvino_core()
         data, self.manifest = read_graph(path)
         # Some CPUs would run in bfloat16 unasked, which costs tenths of a decibel.
@@ -87,7 +87,7 @@ class OpenVinoBackend(BlockingBackend):
         except Exception as error:
             raise ModelError(f"OpenVINO cannot load {path}: {str(error).splitlines()[0]}") from error
         self.compiled: OrderedDict[tuple[int, ...], _Network] = OrderedDict()
-        self.name, self.reason = "openvino:CPU", reason
+        self.name, self.reason = "openvino:CPU", ""
 
     def run(self, batch: Image) -> Image:
         return self._infer(batch, None)[0]

@@ -54,7 +54,7 @@ class OrtBackend(BlockingBackend):
         SdpsError: the provider is not in the installed build, or does not load.
     """
 
-    def __init__(self, path: Path, device: str = "cpu", threads: int = 0, reason: str = "") -> None:
+    def __init__(self, path: Path, device: str = "cpu", threads: int = 0) -> None:
         self.ort = need("onnxruntime")
         data, self.manifest = read_graph(path)
         wanted = CHAINS[device]
@@ -88,7 +88,7 @@ class OrtBackend(BlockingBackend):
         self.device = device
         if device == "tensorrt" and self.manifest.fixed_size is None:
             self.limits: Sequence[ShapeRange] = (TRT_RANGE,)
-        self.name, self.reason = f"onnxruntime:{device.upper()}", reason
+        self.name, self.reason = f"onnxruntime:{device.upper()}", ""
         self._bound: tuple[Any, Any, Any] | None = None
         self._shape: tuple[int, ...] = ()
 

@@ -40,7 +40,6 @@ class TrtBackend:
 
     Args:
         path: The engine file; its sidecar is beside it.
-        reason: As in `Backend`.
 
     Raises:
         EngineError: no sidecar, or another file, version or GPU than it says; no GPU; not enough
@@ -51,7 +50,7 @@ class TrtBackend:
 
     depth = DEPTH
 
-    def __init__(self, path: Path, reason: str = "") -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
         gpu = first_gpu()
         trt, data, self.sidecar = read_for_here(path, gpu)
@@ -64,7 +63,7 @@ class TrtBackend:
         self.means = MeansRows(self.manifest.tile_means)
         self.limits: Sequence[ShapeRange] = profiles_of(self.sidecar)
         self.trt, self.rtx = trt, self.sidecar.flavour == RTX
-        self.name, self.reason = f"{self.sidecar.flavour}:{gpu.name}", reason
+        self.name, self.reason = f"{self.sidecar.flavour}:{gpu.name}", ""
         self.logger = make_logger(trt)
         self.shape: tuple[int, ...] = ()
         self.runtime_cache: RuntimeCache | None = None
