@@ -1,7 +1,7 @@
 """PSNR and SSIM, once for everybody, by the two conventions that deraining papers print.
 
 - RGB: PSNR over all pixels and channels; SSIM as the mean over channels with a 7x7 uniform window
-  (the paper's protocol, NETWORK.md).
+  (the paper's protocol, docs/network.md).
 - Y: BT.601 luma in 16..235, rounded to 8 bits, as MATLAB's `rgb2ycbcr` gives it for uint8
   pictures; PSNR with peak 255; SSIM with an 11x11 Gaussian window of sigma 1.5 where it lies
   wholly inside the picture, as Wang's `ssim_index.m` has it, which those papers' scripts call. It

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sdps.core.spec import STRIDE, Size
 
 MEAN = (0.485, 0.456, 0.406)
-"""ImageNet mean of RGB in [0, 1] (NETWORK.md)."""
+"""ImageNet mean of RGB in [0, 1] (docs/network.md)."""
 STD = (0.229, 0.224, 0.225)
 """ImageNet standard deviation."""
 
@@ -60,7 +60,7 @@ class DeployNet(nn.Module):
             one image in the same space, which its attribute `space` tells if it is not SD-PSFNet's.
         size: With a size that the stride does not divide, the picture is reflected at the
             bottom and right and the result cropped, inside the graph. Without a size, heights
-            and widths must be multiples of the stride (the runtime pads and crops: NVIDIA.md says why
+            and widths must be multiples of the stride (the runtime pads and crops: docs/nvidia.md says why
             a dynamic graph cannot).
         stage: Which of the network's outputs to return; -1 is the result.
     """
@@ -81,7 +81,7 @@ class DeployNet(nn.Module):
         self.pad = (padded.width - size.width, padded.height - size.height) if size and padded else (0, 0)
 
     def forward(self, image: Tensor) -> Tensor:
-        # Cast before anything else: TensorRT refuses a transpose of uint8 (NVIDIA.md).
+        # Cast before anything else: TensorRT refuses a transpose of uint8 (docs/nvidia.md).
         x = image.to(torch.float32).permute(0, 3, 1, 2)  # [B,3,H,W], 0..255
         x = (x - self.shift) / self.scale
         if any(self.pad):
