@@ -1,4 +1,4 @@
-"""Sizes: what a graph or an engine accepts, and the one stride that everything obeys."""
+"""Sizes: what a graph or an engine accepts, and SD-PSFNet's stride (manifests name other networks' own)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from sdps.core.errors import UsageError
 
 STRIDE = 4
-"""The network halves its input twice, so height and width come in multiples of 4 (NETWORK.md)."""
+"""SD-PSFNet halves its input twice, so height and width come in multiples of 4 (docs/network.md). Another
+network's stride is itself a multiple of 4 (`GraphManifest.stride`, `model.deploy.Space`)."""
 
 
 @dataclass(frozen=True, order=True)
