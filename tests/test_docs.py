@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 import re
 import subprocess
@@ -24,18 +25,26 @@ COMMANDS = {
 }
 
 
-def help_of(module: str) -> str:
-    code = f"from sdps.{module} import main; main()"
+@functools.cache
+def help_of(*how: str) -> str:
+    """What `python HOW --help` prints."""
     environment = {"COLUMNS": "200", "TERM": "dumb", "NO_COLOR": "1", "PATH": "/usr/bin:/bin"}
     done = subprocess.run(
-        [sys.executable, "-c", code, "--help"], capture_output=True, text=True, env=environment, check=True
+        [sys.executable, *how, "--help"], capture_output=True, text=True, env=environment, check=True
     )
     return done.stdout
 
 
+def wrong_flags(use: str, help_text: str) -> list[str]:
+    """Flags in a use of a command that its help does not know."""
+    flags = re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", use)
+    return [flag for flag in flags if not re.search(rf"{flag}(?![a-z0-9-])", help_text)]
+
+
 @pytest.fixture(scope="module")
 def helps() -> dict[str, str]:
-    return {command: help_of(module) for command, module in COMMANDS.items()}
+    code = "from sdps.{} import main; main()"
+    return {command: help_of("-c", code.format(module)) for command, module in COMMANDS.items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -44,10 +53,17 @@ def test_every_flag_that_is_shown_exists(document: Path, helps: dict[str, str]) 
     for line in text.splitlines():
         for command, help_text in helps.items():
             for use in re.findall(rf"{command}\b([^`|;&\n]*)", line):
-                for flag in re.findall(r"(?<!\S)--[a-z][a-z0-9-]*", use):
-                    assert re.search(rf"{flag}(?![a-z0-9-])", help_text), (
-                        f"{document.name}: {command} has no {flag}"
-                    )
+                wrong = wrong_flags(use, help_text)
+                assert not wrong, f"{document.name}: {command} has no {wrong}"
+        for module, use in re.findall(r"python3? -m (sdps[\w.]*)([^`|;&\n]*)", line):
+            if "--" in use:
+                wrong = wrong_flags(use, help_of("-m", module))
+                assert not wrong, f"{document.name}: {module} has no {wrong}"
+
+
+def test_a_wrong_flag_is_found() -> None:
+    told = help_of("-m", "sdps.benchmarks.pipeline")
+    assert wrong_flags("--wait-ms 33 --wait 3 --frames 60 --no-such", told) == ["--wait", "--no-such"]
 
 
 @pytest.mark.parametrize("module", COMMANDS.values())
