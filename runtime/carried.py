@@ -160,6 +160,10 @@ class Carried:
             if not self.copied[index]:
                 self._encode(index, None)
                 self.target.mux(output.encode(None))
+        self.close()
+
+    def close(self) -> None:
+        """Lets go of the file; calling it again does nothing."""
         self.input.close()
 
 

@@ -191,7 +191,9 @@ class VideoSink:
             self.temporary.replace(self.path)
 
     def _shut(self) -> None:
-        """Closes the container, whatever state it is in."""
+        """Closes the container, whatever state it is in, and what it was to carry over."""
+        if self.carried:
+            self.carried.close()
         with contextlib.suppress(av.FFmpegError, OSError, ValueError):
             self.container.close()
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sdps import Derainer
-from sdps.core.errors import SinkError, UsageError
+from sdps.core.errors import EngineError, SinkError, UsageError
 from sdps.core.frame import Frame
 from sdps.runtime.compare import compose
 from sdps.runtime.live_source import LiveSource, Patience
@@ -152,3 +152,26 @@ def test_a_failed_run_is_not_called_healthy(make_video: MakeVideo, tmp_path: Pat
         subprocess.run(command, stdout=full, stderr=-1, check=False)
     last = json.loads(log.read_text().splitlines()[-1])
     assert last["kind"] == "end" and "Standard output cannot be written" in last["text"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="asks Linux for the open files")
+def test_the_source_of_the_sound_is_let_go_where_a_run_fails(make_video: MakeVideo, tmp_path: Path) -> None:
+    path = make_video(audio="aac")
+    source = open_source(str(path))
+    sink = open_sink(str(tmp_path / "out.mp4"), source.info)
+    held: list[bool] = []
+
+    def fail(image: np.ndarray) -> np.ndarray:
+        held.append(is_open(path))
+        if len(held) == 8:
+            raise EngineError("The engine is gone.")
+        return image
+
+    with pytest.raises(EngineError):
+        Pipeline(source, fail, sink).run()
+    assert held[0] and not is_open(path)
+
+
+def is_open(path: Path) -> bool:
+    links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
+    return path in [link.readlink() for link in links if link.exists()]
