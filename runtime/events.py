@@ -7,10 +7,17 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 KEPT = 100
 """Events that wait for the first listener; a source has things to tell before a pipeline exists."""
+Kind = Literal[
+    "waiting", "stale", "lost", "lagging", "recovered", "frozen", "moving",  # a live source
+    "unreadable", "resized", "clock",  # frames
+    "passed", "model", "memory",  # the model
+    "sink", "carried",  # outputs
+]  # fmt: skip
+"""What can happen: by whom it is told. The type checker knows no others."""
 
 
 @dataclass(frozen=True)
@@ -18,15 +25,14 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        kind: One word for programs: 'connected', 'lost', 'stale', 'recovered', 'resized', 'frozen',
-            'moving', 'unreadable', 'passed', 'model', 'memory', 'sink', 'carried', 'clock', 'waiting'.
+        kind: One word for programs.
         text: One line for people, without credentials.
         values: Figures that belong to it.
         at: `time.monotonic()`, seconds.
         loud: Whether a person should hear of it at once.
     """
 
-    kind: str
+    kind: Kind
     text: str
     values: dict[str, Any] = field(default_factory=dict)
     at: float = field(default_factory=time.monotonic)
@@ -45,7 +51,7 @@ class Events:
         self._waiting: list[Event] = []
         self._lock = threading.RLock()
 
-    def emit(self, kind: str, text: str, loud: bool = True, **values: Any) -> None:
+    def emit(self, kind: Kind, text: str, loud: bool = True, **values: Any) -> None:
         """Tells the listeners; before there are any, the first hundred events wait for one."""
         self.pass_on(Event(kind, text, values, loud=loud))
 

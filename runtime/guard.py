@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Image
 from sdps.runtime.doubt import Doubt
-from sdps.runtime.events import Events
+from sdps.runtime.events import Events, Kind
 from sdps.runtime.memory import OutOfMemory, is_out_of_memory, smaller_tiles
 from sdps.runtime.model_thread import Hung, ModelThread
 from sdps.runtime.restorer import Derain, Restorer, restorer
@@ -66,7 +66,7 @@ class Guard:
         derain: (H, W, 3) uint8 RGB to the same.
         live: Of a camera every frame is followed by another, so failures pass frames through; a
             file whose frames are not restored is a failure, and exceptions are raised.
-        events: Hears 'passed' (when it begins and ends), 'model' and 'memory'.
+        events: Hears 'passed' when frames begin to pass through, 'model' and 'memory'.
         patience: Seconds after which a live frame's inference counts as hung; the model then has a
             thread of its own, which can be left behind. Its first frames may take longer
             (`model_thread.FIRST_PATIENCE`) before it is opened anew, and are not waited for either.
@@ -261,7 +261,7 @@ class Guard:
     def _note(self, why: str, text: str) -> None:
         if self.trouble != why:
             self.trouble = why
-            kind = "model" if why == WARMING else "passed"  # that is how it should be
+            kind: Kind = "model" if why == WARMING else "passed"  # that is how it should be
             self.events.emit(kind, text or f"{REASONS[why]}; frames pass through as they came", why=why)
 
 
