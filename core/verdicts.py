@@ -74,27 +74,31 @@ def _camera(facts: Facts) -> Ability:
     if not opencv.usable and not facts.libraries["av"].usable:
         return no(_why(facts, ["av"]), pip("cpu"))
     readable = [camera for camera in facts.cameras if not camera.error]
-    refused = [camera for camera in facts.cameras if camera.refused]
-    if refused and not readable:
-        devices = ", ".join(camera.device for camera in refused)
-        return no(f"{devices}: not this user's to open", "sudo usermod -aG video $USER   # then log in again")
     if not readable:
-        if facts.system and facts.system.container:
-            return no("no camera in this container", "docker run --device /dev/video0 ...")
-        if facts.cameras:
-            return no(f"{facts.cameras[0].device}: {facts.cameras[0].error}")
-        return no("no camera is connected (rtsp:// and http:// streams work)")
-    csi = [camera for camera in readable if camera.csi]
-    if len(csi) == len(readable) and not opencv.facts.get("gstreamer"):
+        return no(*_no_camera(facts))
+    # A CSI camera is read only where there is no other: it needs more.
+    first = next((camera for camera in readable if not camera.csi), readable[0])
+    if first.csi and not opencv.facts.get("gstreamer"):
         return no(
             "CSI cameras need OpenCV with GStreamer, as JetPack's is",
             f"{pip_command()} uninstall -y opencv-python-headless opencv-python"
             " && sudo apt install libopencv-python",
         )
-    first = csi[0] if len(csi) == len(readable) else next(camera for camera in readable if not camera.csi)
     how = "--input csi://0" if first.csi else f"--camera {first.device}"
     through = "OpenCV" if opencv.usable else "PyAV"
     return Ability("run_camera", "run on a camera", True, f"sdps-run {how} ({first.name}, through {through})")
+
+
+def _no_camera(facts: Facts) -> tuple[str, str]:
+    """Why none can be read, and what mends it."""
+    if refused := [camera.device for camera in facts.cameras if camera.refused]:
+        mend = "sudo usermod -aG video $USER   # then log in again"
+        return f"{', '.join(refused)}: not this user's to open", mend
+    if facts.system and facts.system.container:
+        return "no camera in this container", "docker run --device /dev/video0 ..."
+    if facts.cameras:
+        return f"{facts.cameras[0].device}: {facts.cameras[0].error}", ""
+    return "no camera is connected (rtsp:// and http:// streams work)", ""
 
 
 def _window(facts: Facts) -> Ability:
