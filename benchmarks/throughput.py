@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image as Pillow
 
 from sdps.benchmarks.timing import Ratio, interleave, versus
-from sdps.core.console import need
 from sdps.core.errors import SdpsError
 from sdps.core.frame import Image
 from sdps.core.pictures import read_picture
@@ -147,7 +147,5 @@ def measure_throughput(
 
 def still(size: Size) -> Image:
     """The bundled rainy photograph, at that size."""
-    cv2 = need("cv2")
-    picture = read_picture(sample(PICTURE))
-    scaled: Image = cv2.resize(picture, (size.width, size.height), interpolation=cv2.INTER_AREA)
-    return scaled
+    picture = Pillow.fromarray(read_picture(sample(PICTURE)))
+    return np.array(picture.resize((size.width, size.height), Pillow.Resampling.BICUBIC))
