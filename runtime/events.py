@@ -71,3 +71,10 @@ class Events:
             waiting, self._waiting = self._waiting, []
             for event in waiting:
                 listener(event)
+
+
+def hear(part: object, listener: Listener) -> None:
+    """Listens to a source or an output, if it has something to tell: an `Events` as `events`."""
+    told = getattr(part, "events", None)
+    if isinstance(told, Events):
+        told.listen(listener)

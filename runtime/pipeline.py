@@ -18,7 +18,7 @@ from typing import Any
 
 from sdps.core.errors import FrameError
 from sdps.core.frame import Frame, Image, check_image
-from sdps.runtime.events import Events, Listener
+from sdps.runtime.events import Events, Listener, hear
 from sdps.runtime.guard import Guard, Started
 from sdps.runtime.overlay import mark_stale, write_lines
 from sdps.runtime.several_sinks import LaterSink, stop_waiting
@@ -90,9 +90,7 @@ class Pipeline:
         if isinstance(sink, LaterSink):
             sink.open_for(source.info)
         for part in (source, sink):
-            told = getattr(part, "events", None)
-            if isinstance(told, Events):
-                told.listen(self._pass_on)
+            hear(part, self._pass_on)
 
     def __enter__(self) -> Pipeline:
         return self

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from sdps.core.errors import SdpsError
 from sdps.core.frame import Frame
-from sdps.runtime.events import Events
+from sdps.runtime.events import Events, hear
 from sdps.runtime.stream import Sink, StreamInfo
 
 
@@ -30,9 +30,7 @@ class SeveralSinks:
         self.failed: list[str] = []
         self.events = Events()
         for sink in sinks:
-            told = getattr(sink, "events", None)
-            if isinstance(told, Events):
-                told.listen(self.events.pass_on)
+            hear(sink, self.events.pass_on)
 
     def write(self, rainy: Frame, clean: Frame) -> bool:
         return self._each(lambda sink: sink.write(rainy, clean))
@@ -93,9 +91,12 @@ class LaterSink:
     def open_for(self, info: StreamInfo) -> None:
         """Opens it. Raises what the output raises."""
         self._sink = self._open(info)
-        told = getattr(self._sink, "events", None)
-        if isinstance(told, Events):
-            told.listen(self.events.pass_on)
+        hear(self._sink, self.events.pass_on)
+
+    @property
+    def failed(self) -> list[str]:
+        """Why outputs were given up, of several."""
+        return self._sink.failed if isinstance(self._sink, SeveralSinks) else []
 
     def write(self, rainy: Frame, clean: Frame) -> bool:
         assert self._sink is not None, "a Pipeline opens it"

@@ -56,9 +56,11 @@ class SourceRefused(SourceError):  # noqa: N818 - it reads as what it is
 
 
 class Source(Protocol):
-    """Frames, one after the other. `skipped` counts what could not be read and why is in `notes`.
+    """Frames, one after the other. `skipped` counts what could not be read; why is in `info.notes`.
 
-    A source that has more to tell has `events`, an `Events`.
+    A source that has more to tell has `events`, an `Events`; one that is lost and comes back has what
+    `LiveSource` tells of itself (`state`, `silence`, `is_stale`, `reconnects`, `recoveries`); a file may
+    have `seek` and `missing` (`VideoSource`).
     """
 
     info: StreamInfo
@@ -76,7 +78,8 @@ class Source(Protocol):
 class Sink(Protocol):
     """Takes frames. `close(complete=False)` keeps what was written so far playable.
 
-    A sink that has something to tell has `events`, an `Events`.
+    A sink that has something to tell has `events`, an `Events`; one that may wait within `write`, as a
+    window does, has `stop`, which ends that.
     """
 
     place: str

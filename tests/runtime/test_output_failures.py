@@ -35,16 +35,18 @@ def camera(count: int = 10**9, rate: float = 50, **patience: float) -> LiveSourc
     return LiveSource(lambda: Fake(ticking(count, rate)), "fake", patience=Patience(**patience))
 
 
-def test_a_folder_that_fails_leaves_the_recording_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("later", [False, True])
+def test_a_folder_that_fails_leaves_the_recording_alone(later: bool, tmp_path: Path) -> None:
     source = camera()
     pictures, film = tmp_path / "pictures", tmp_path / "film.mp4"
-    with Run(source, open_sink([str(pictures), str(film)], source.info)) as run:
+    with Run(source, open_sink([str(pictures), str(film)], None if later else source.info)) as run:
         run.frames(5)
         shutil.rmtree(pictures)
         pictures.write_text("in its place")
         assert str(pictures) in run.event("sink").text
         run.frames(5)
     assert run.error is None
+    assert [str(pictures) in why for why in run.pipeline.summary.failed_sinks] == [True]
     assert len(probe(film).frames) > 5
 
 
