@@ -9,16 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sdps.core.errors import MissingDependency, SourceError, TrainingError
 from sdps.training.run_folder import RunFolder
+from sdps.training.screen import curves, screen
 from sdps.training.trainer import Trainer
 from sdps.training.validation import Group, Validate, overall
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-    from torch.utils.tensorboard import SummaryWriter
 
 CURVE_EVERY = 10
 """Steps between two points of TensorBoard's curves."""
@@ -103,123 +100,195 @@ def train(
     """
     with folder.alone(trainer.fabric.is_global_zero):
         try:
-            return _train(trainer, folder, validate, every, budget, stop or Stop())
+            return _Leg(trainer, folder, validate, 60 * every, 60 * budget, stop or Stop()).run()
         finally:
             trainer.close()
 
 
-def _train(
-    trainer: Trainer, folder: RunFolder, validate: Validate, every: float, budget: float, stop: Stop
-) -> Ending:
-    """`train`, in a folder that no other process writes to."""
-    first = trainer.fabric.is_global_zero
-    notes: dict[str, Any] = {"seconds": 0.0, "best": -math.inf, **folder.load(trainer)}
-    pending = notes.pop("pending", False)
-    notes.setdefault("validated", trainer.step)
-    if first:
-        folder.begin(trainer, pending)
-    earlier, began = notes["seconds"], time.monotonic()
-    marked, fitted = began, math.nan
-    losses: list[float] = []
-    busy, patches, pixels, since_step, marked_step, lost = 0.0, 0.0, 0.0, trainer.step, trainer.step, 0
+@dataclass
+class _Meter:
+    """How fast steps are taken; those until it is WARM do not count."""
 
-    def spent() -> float:
-        return float(earlier + time.monotonic() - began)
+    steps: int = 0
+    busy: float = 0.0
+    patches: int = 0
+    pixels: int = 0
 
-    def save() -> None:
-        notes["seconds"] = spent()
-        if first:
-            folder.save(trainer, notes)
+    def count(self, seconds: float, patches: int, pixels: int) -> None:
+        """One more step."""
+        self.steps, self.busy = self.steps + 1, self.busy + seconds
+        self.patches, self.pixels = self.patches + patches, self.pixels + pixels
+        if self.steps == WARM:
+            self.busy, self.patches, self.pixels = 0.0, 0, 0
 
-    def mark(screen: _Screen) -> list[Group]:
+    @property
+    def images_per_second(self) -> float:
+        return self.patches / max(self.busy, 1e-9)
+
+    @property
+    def pixels_per_second(self) -> float:
+        return self.pixels / max(self.busy, 1e-9)
+
+
+class _Leg:
+    """A run from where its folder stands until it ends or is interrupted; no other process writes there.
+
+    Args:
+        every, budget: In seconds; the others as for `train`.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        folder: RunFolder,
+        validate: Validate,
+        every: float,
+        budget: float,
+        stop: Stop,
+    ) -> None:
+        self.trainer, self.folder, self.validate = trainer, folder, validate
+        self.every, self.budget, self.stop = every, budget, stop
+        self.first = trainer.fabric.is_global_zero
+        self.notes: dict[str, Any] = {"seconds": 0.0, "best": -math.inf, **folder.load(trainer)}
+        self.pending = self.notes.pop("pending", False)  # a validation that was cut off
+        self.notes.setdefault("validated", trainer.step)
+        if self.first:
+            folder.begin(trainer, self.pending)
+        self.earlier, self.began = self.notes["seconds"], time.monotonic()
+        self.marked, self.marked_step = self.began, trainer.step
+        self.fitted = math.nan  # `spent()` when the pace was last fitted
+        self.losses: list[float] = []  # since the last validation
+        self.lost = 0  # steps in a row that were not finite
+        self.meter = _Meter()
+
+    def run(self) -> Ending:
+        trainer, stop = self.trainer, self.stop
+        with (
+            stop.watching(),
+            screen(trainer, self.first) as self.screen,
+            curves(self.folder, trainer, self.first) as self.curves,
+        ):
+            if _any(trainer, self.pending):
+                self.mark()
+            while trainer.position < trainer.recipe.steps and not _any(
+                trainer, stop.signal != 0 or self.spent() > self.budget
+            ):
+                self.take_step()
+                self.refit_if_due()
+                self.mark_if_due()
+            if _any(trainer, stop.signal != 0):  # whoever stops it does not want to wait for a validation
+                self.save()
+            elif trainer.step > self.notes["validated"]:  # it may have been stopped at its last step
+                self.mark()
+        best, speed = self.notes["best"], self.meter.images_per_second
+        return Ending(
+            not stop.signal, stop.signal, trainer.step, trainer.skipped, best, speed, self.meter.steps
+        )
+
+    def spent(self) -> float:
+        """Seconds of the whole run, earlier legs included."""
+        return float(self.earlier + time.monotonic() - self.began)
+
+    def save(self, pending: bool = False) -> None:
+        """Writes `last`; `pending` where the validation of this step is still to come."""
+        self.notes["seconds"] = self.spent()
+        if self.first:
+            self.folder.save(self.trainer, {**self.notes, "pending": True} if pending else self.notes)
+
+    def take_step(self) -> None:
+        """One step, measured and shown.
+
+        Raises:
+            SourceError, TrainingError: see `train`.
+        """
+        trainer = self.trainer
+        batch, area = trainer.recipe.phases[trainer.recipe.phase(trainer.position)][2], trainer.pixels
+        begin = time.monotonic()
+        try:
+            with _failing_clearly(trainer, self.marked_step):
+                loss = trainer.advance()
+        except SourceError as error:  # a network disk that went away may come back
+            if not self.meter.steps:
+                raise
+            self.save()
+            kept = f"Step {trainer.step} is saved, and the same command goes on from there."
+            raise SourceError(str(error), kept) from error
+        self.losses.append(loss)
+        self.lost = self.lost + 1 if math.isnan(loss) else 0
+        if self.lost >= PATIENCE:
+            raise _diverged(trainer.step, self.lost, self.marked_step)
+        self.meter.count(time.monotonic() - begin, batch, area)
+        self.screen.step(loss, self.meter.images_per_second)
+        if self.curves is not None and trainer.step % CURVE_EVERY == 0:
+            rate = trainer.recipe.learning_rate(trainer.position)
+            self.curves.add_scalar("train/loss", loss, trainer.step)
+            self.curves.add_scalar("train/learning_rate", rate, trainer.step)
+            self.curves.add_scalar("train/images_per_second", self.meter.images_per_second, trainer.step)
+
+    def refit_if_due(self) -> None:
+        """Fits the schedule to what is left of the budget: early, and FITS times again."""
+        if math.isnan(self.fitted):
+            taken = self.meter.steps
+            due = taken >= FIRST_FIT or (taken > WARM and self.spent() > self.budget / 10)
+        else:
+            due = self.spent() - self.fitted > self.budget / FITS
+        if self.budget < math.inf and _any(self.trainer, due):
+            self.fitted = self.spent()
+            # By pixels: the steps measured may be of a phase with other patches than the next ones.
+            pace = self.meter.pixels_per_second / self.trainer.pixels
+            _fit(self.trainer, self.budget * (1 - RESERVE) - self.fitted, pace)
+
+    def mark_if_due(self) -> None:
+        """Validates so often as was asked for, and draws what comes of it."""
+        # What may have diverged does not take the place of what is saved.
+        if not _any(self.trainer, not self.lost and time.monotonic() - self.marked > self.every):
+            return
+        groups = self.mark()
+        self.marked, self.marked_step = time.monotonic(), self.trainer.step
+        if self.curves is not None:
+            for group in groups:
+                self.curves.add_scalar(f"psnr/{group.name}", group.after, self.trainer.step)
+                self.curves.add_scalar(f"ssim/{group.name}", group.ssim, self.trainer.step)
+
+    def mark(self) -> list[Group]:
         """Saves, validates and logs; every process takes part in nothing but the waiting."""
-        groups: list[Group] = []
-        notes["validated"] = trainer.step
-        if first:
-            # Before anything that can fail; a run that is killed meanwhile validates when it goes on.
-            notes["seconds"] = spent()
-            folder.save(trainer, {**notes, "pending": True})
-            groups, wrong = _scores(trainer, validate)
-            if wrong:
-                screen.say(f"step {trainer.step}: the validation failed, and training goes on: {wrong}")
-            finite = [value for value in losses if math.isfinite(value)]
-            entry = {
-                "step": trainer.step,
-                "minutes": round(spent() / 60, 1),
-                "loss": sum(finite) / len(finite) if finite else None,
-                "skipped": trainer.skipped,
-                "images_per_second": round(patches / max(busy, 1e-9), 2),
-                **{g.name: [round(v, 4) for v in (g.before, g.after, g.ssim, g.worst)] for g in groups},
-                **({"failed": wrong} if wrong else {}),
-            }
-            value = overall(groups)
-            # What follows a teacher is to come near it, not to restore better: the last is the best then.
-            if value > notes["best"] or (trainer.teacher is not None and value > -math.inf):
-                notes["best"] = value
-                folder.save_weights(trainer, "best")
-            folder.log(entry)
-            notes["seconds"] = spent()
-            folder.save(trainer, notes)
-        losses.clear()
-        trainer.fabric.barrier()
+        self.notes["validated"] = self.trainer.step
+        groups = self._score() if self.first else []
+        self.losses.clear()
+        self.trainer.fabric.barrier()
+        self.screen.validated(groups)
         return groups
 
-    with stop.watching(), _screen(trainer, first) as screen, _curves(folder, trainer, first) as curves:
-        if _any(trainer, pending):
-            screen.validated(mark(screen))
-        while trainer.position < trainer.recipe.steps and not _any(
-            trainer, stop.signal != 0 or spent() > 60 * budget
-        ):
-            batch = trainer.recipe.phases[trainer.recipe.phase(trainer.position)][2]
-            begin, area = time.monotonic(), trainer.pixels
-            try:
-                with _failing_clearly(trainer, marked_step):
-                    losses.append(trainer.advance())
-            except SourceError as error:  # a network disk that went away may come back
-                if trainer.step == since_step:
-                    raise
-                save()
-                kept = f"Step {trainer.step} is saved, and the same command goes on from there."
-                raise SourceError(str(error), kept) from error
-            lost = lost + 1 if math.isnan(losses[-1]) else 0
-            if lost >= PATIENCE:
-                raise _diverged(trainer.step, lost, marked_step)
-            busy, patches, pixels = busy + time.monotonic() - begin, patches + batch, pixels + area
-            taken = trainer.step - since_step
-            if taken == WARM:
-                busy, patches, pixels = 0.0, 0.0, 0.0
-            screen.step(losses[-1], patches / max(busy, 1e-9))
-            if curves is not None and trainer.step % CURVE_EVERY == 0:
-                curves.add_scalar("train/loss", losses[-1], trainer.step)
-                rate = trainer.recipe.learning_rate(trainer.position)
-                curves.add_scalar("train/learning_rate", rate, trainer.step)
-                curves.add_scalar("train/images_per_second", patches / max(busy, 1e-9), trainer.step)
-            if math.isnan(fitted):
-                due = taken >= FIRST_FIT or (taken > WARM and spent() > 6 * budget)
-            else:
-                due = spent() - fitted > 60 * budget / FITS
-            if budget < math.inf and _any(trainer, due):
-                fitted = spent()
-                # By pixels: the steps measured may be of a phase with other patches than the next ones.
-                pace = pixels / max(busy, 1e-9) / trainer.pixels
-                _fit(trainer, 60 * budget * (1 - RESERVE) - fitted, pace)
-            # What may have diverged does not take the place of what is saved.
-            if _any(trainer, not lost and time.monotonic() - marked > 60 * every):
-                groups = mark(screen)
-                marked, marked_step = time.monotonic(), trainer.step
-                screen.validated(groups)
-                if curves is not None:
-                    for group in groups:
-                        curves.add_scalar(f"psnr/{group.name}", group.after, trainer.step)
-                        curves.add_scalar(f"ssim/{group.name}", group.ssim, trainer.step)
-        if _any(trainer, stop.signal != 0):  # whoever stops it does not want to wait for a validation
-            save()
-        elif trainer.step > notes["validated"]:  # it may have been stopped at its last step
-            screen.validated(mark(screen))
-    speed = patches / max(busy, 1e-9)
-    finished = not stop.signal
-    here = trainer.step - since_step
-    return Ending(finished, stop.signal, trainer.step, trainer.skipped, notes["best"], speed, here)
+    def _score(self) -> list[Group]:
+        """The part of `mark` that is the first process's."""
+        trainer = self.trainer
+        # Before anything that can fail; a run that is killed meanwhile validates when it goes on.
+        self.save(pending=True)
+        groups, wrong = _scores(trainer, self.validate)
+        if wrong:
+            self.screen.say(f"step {trainer.step}: the validation failed, and training goes on: {wrong}")
+        value = overall(groups)
+        entry = self._entry(groups, wrong)
+        # What follows a teacher is to come near it, not to restore better: the last is the best then.
+        if value > self.notes["best"] or (trainer.teacher is not None and value > -math.inf):
+            self.notes["best"] = value
+            self.folder.save_weights(trainer, "best")
+        self.folder.log(entry)
+        self.save()
+        return groups
+
+    def _entry(self, groups: list[Group], wrong: str) -> dict[str, Any]:
+        """A line of the log."""
+        finite = [value for value in self.losses if math.isfinite(value)]
+        return {
+            "step": self.trainer.step,
+            "minutes": round(self.spent() / 60, 1),
+            "loss": sum(finite) / len(finite) if finite else None,
+            "skipped": self.trainer.skipped,
+            "images_per_second": round(self.meter.images_per_second, 2),
+            **{g.name: [round(v, 4) for v in (g.before, g.after, g.ssim, g.worst)] for g in groups},
+            **({"failed": wrong} if wrong else {}),
+        }
 
 
 def _scores(trainer: Trainer, validate: Validate) -> tuple[list[Group], str]:
@@ -280,52 +349,3 @@ def _any(trainer: Trainer, here: bool) -> bool:
 
     count: Any = trainer.fabric.all_reduce(torch.tensor(float(here)), reduce_op="sum")
     return bool(count > 0)
-
-
-class _Screen:
-    """Progress on standard error."""
-
-    def __init__(self, progress: Progress, task: TaskID, trainer: Trainer) -> None:
-        self.progress, self.task, self.trainer = progress, task, trainer
-
-    def step(self, loss: float, speed: float) -> None:
-        text = f"step {self.trainer.step}, loss {loss:.4f}, {speed:.1f} images/s"
-        self.progress.update(self.task, completed=self.trainer.position, description=text)
-
-    def say(self, text: str) -> None:
-        self.progress.console.print(text, highlight=False, markup=False, soft_wrap=True)
-
-    def validated(self, groups: list[Group]) -> None:
-        if groups:
-            scores = ", ".join(f"{g.name} {g.before:.2f} -> {g.after:.2f} dB" for g in groups)
-            self.progress.console.print(f"step {self.trainer.step}: {scores}", highlight=False)
-
-
-@contextmanager
-def _screen(trainer: Trainer, first: bool) -> Iterator[_Screen]:
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True, quiet=not first)
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task("training", total=trainer.recipe.steps)
-        yield _Screen(progress, task, trainer)
-
-
-@contextmanager
-def _curves(folder: RunFolder, trainer: Trainer, first: bool) -> Iterator[SummaryWriter | None]:
-    """TensorBoard's curves, where it is installed; points that a killed run wrote too many are cut."""
-    writer = None
-    if first:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            pass
-        else:
-            writer = SummaryWriter(str(folder.tensorboard), purge_step=trainer.step)
-    try:
-        yield writer
-    finally:
-        if writer is not None:
-            writer.close()
