@@ -3,169 +3,57 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from sdps.core.console import failing_clearly, version_printer
+from sdps.core.console import failing_clearly
 from sdps.core.errors import UsageError
+from sdps.training import options as o
 
 if TYPE_CHECKING:
+    from lightning_fabric import Fabric
+
     from sdps.model import SDPSFNet
+    from sdps.training.data import Source
+    from sdps.training.loop import Ending
     from sdps.training.recipe import Recipe
+    from sdps.training.run_folder import RunFolder
+
+Say = Callable[[str], None]
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
-SCHEDULE, MACHINE = "Schedule", "Machine"
 BUNDLED = ("nano", "small")
 
 
 @app.command()
 @failing_clearly
 def train(
-    data: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[DATA]",
-            help="Folder of rainy and clean pictures: Rain100L/H, RealRain-1k, Rain13K, input/ and target/.",
-        ),
-    ] = None,
-    photos: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Clean photographs to rain on instead (about 2 MB of memory each). "
-            "Without both: photographs that are fetched from Debian.",
-        ),
-    ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="The run's folder; one that is there goes on. (default: runs/PRESET, runs/NAME-qat)",
-        ),
-    ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Network and recipe: paper, nano, small; tau0..tau3; mprnet, gates, hierarchical, csff, "
-            "psf1, psf40. (default: paper)",
-        ),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option(
-            "--from",
-            metavar="WEIGHTS|NAME",
-            help="Begin with these weights: their network, grown into that of --preset if that is given.",
-        ),
-    ] = None,
-    qat: Annotated[
-        str | None,
-        typer.Option(
-            metavar="WEIGHTS|NAME",
-            help="Fine-tune these weights for INT8, with INT8's rounding; then: sdps-export --int8.",
-        ),
-    ] = None,
-    int8_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0.1,
-            max=1,
-            help="Of --qat: the least part of the multiply-accumulates to be INT8. The layers that cost "
-            "most for their work stay in floating point. (default: 0.9)",
-        ),
-    ] = None,
-    epochs: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Length in epochs: one patch of every picture each. (paper: 2000)",
-            rich_help_panel=SCHEDULE,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Length in steps. (nano: 12000)", rich_help_panel=SCHEDULE)
-    ] = None,
-    budget: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME", help="Fit the schedule to this time: 45m, 2h, 1h30m.", rich_help_panel=SCHEDULE
-        ),
-    ] = None,
-    patch: Annotated[
-        int | None,
-        typer.Option(
-            min=16, help="Side of a patch in pixels, a multiple of 4. (paper: 128)", rich_help_panel=SCHEDULE
-        ),
-    ] = None,
-    batch: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Patches a step, of all GPUs together. (paper: 2)", rich_help_panel=SCHEDULE
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None,
-        typer.Option(min=0, help="Learning rate after warm-up. (paper: 1e-4)", rich_help_panel=SCHEDULE),
-    ] = None,
-    average: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=0.99999,
-            help="Decay of the weights' moving average; 0: none. (paper: 0, nano: 0.999)",
-            rich_help_panel=SCHEDULE,
-        ),
-    ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Of weights, patches and rain.", rich_help_panel=SCHEDULE)
-    ] = 0,
-    every: Annotated[
-        float,
-        typer.Option(
-            min=0.01, metavar="MINUTES", help="Validate and save so often.", rich_help_panel=SCHEDULE
-        ),
-    ] = 10.0,
-    device: Annotated[
-        str,
-        typer.Option(
-            metavar="auto|cpu|cuda", help="Several GPUs: start it with torchrun.", rich_help_panel=MACHINE
-        ),
-    ] = "auto",
-    precision: Annotated[
-        str,
-        typer.Option(
-            metavar="fp32|bf16|fp16", help="Arithmetic; weights stay FP32.", rich_help_panel=MACHINE
-        ),
-    ] = "fp32",
-    compiled: Annotated[
-        bool,
-        typer.Option(
-            "--compile",
-            help="torch.compile: faster steps after minutes of compiling; needs a C++ compiler.",
-            rich_help_panel=MACHINE,
-        ),
-    ] = False,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            help="Processes that prepare patches ahead. (default: 0 on a CPU, else up to 8)",
-            rich_help_panel=MACHINE,
-        ),
-    ] = None,
-    threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads; 0: PyTorch's own choice.", rich_help_panel=MACHINE)
-    ] = 0,
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=version_printer("sdps-train"), is_eager=True, help="Print the version."
-        ),
-    ] = False,
+    data: o.Data = None,
+    photos: o.Photos = None,
+    out: o.Out = None,
+    preset: o.Preset = None,
+    start: o.From = None,
+    qat: o.Qat = None,
+    int8_share: o.Int8Share = None,
+    epochs: o.Epochs = None,
+    steps: o.Steps = None,
+    budget: o.Budget = None,
+    patch: o.Patch = None,
+    batch: o.Batch = None,
+    rate: o.Rate = None,
+    average: o.Average = None,
+    seed: o.Seed = 0,
+    every: o.Every = 10.0,
+    device: o.Device = "auto",
+    precision: o.Precision = "fp32",
+    compiled: o.Compile = False,
+    workers: o.Workers = None,
+    threads: o.Threads = 0,
+    version: o.Version = False,
 ) -> None:
     """Train SD-PSFNet. The defaults are the paper's recipe.
 
@@ -211,17 +99,7 @@ def train(
     # Before what takes minutes: another process there, or a folder that cannot be written to, is found out.
     with folder.alone(fabric.is_global_zero):
         if original:
-            from sdps.export.screen import progress
-            from sdps.training.qat import begin
-
-            known = folder.rounded()
-            say(f"Tracing {weights}" if known else f"Tracing and calibrating {weights}")
-            with progress(quiet=not fabric.is_global_zero) as (bar, task):
-
-                def step(what: str, done: int, steps: int) -> None:
-                    bar.update(task, description=what, completed=done, total=steps or None)
-
-                network = begin(original, weights, source, recipe, known, fabric, step)
+            network = _rounded(original, weights, folder, source, recipe, fabric, say)
         else:
             network = _network(given, start)
         if workers is None:
@@ -232,6 +110,13 @@ def train(
         if begins and precision == "fp32" and fabric.device.type == "cpu" and "amx_bf16" in cpu().features:
             say("This processor multiplies BF16 itself (AMX): --precision bf16 may train faster.")
         ending = run(trainer, folder, validate, every, minutes)
+    _tell(ending, folder, say)
+    if ending.signal:
+        raise typer.Exit(128 + ending.signal)
+
+
+def _tell(ending: Ending, folder: RunFolder, say: Say) -> None:
+    """How the run ended, in a line or two."""
     skipped = f", {ending.skipped} of them skipped as not finite" if ending.skipped else ""
     scored = ending.best > float("-inf")
     best = f"best {ending.best:.2f} dB" if scored else "no validation"
@@ -244,7 +129,7 @@ def train(
     say(f"{ending.step} steps{skipped}, {ending.images_per_second:.1f} images/s, {best}")
     if ending.signal:
         say(f"Stopped and saved; the same command goes on from step {ending.step}.")
-        raise typer.Exit(128 + ending.signal)
+        return
     written = ("best.safetensors and last" if scored else "last") + ".safetensors"
     say(f"wrote {folder.path}/{written}")
 
@@ -320,6 +205,29 @@ def _beginning(start: str | None) -> str:
     from sdps.model.zoo import find_weights
 
     return "random weights" if start is None else f"sha256:{sha256_of(find_weights(start))}"
+
+
+def _rounded(
+    original: SDPSFNet,
+    weights: Path,
+    folder: RunFolder,
+    source: Source,
+    recipe: Recipe,
+    fabric: Fabric,
+    say: Say,
+) -> SDPSFNet:
+    """The network of --qat, which rounds as INT8 does: the layers that the run began with, or chosen now."""
+    from sdps.export.screen import progress
+    from sdps.training.qat import begin
+
+    known = folder.rounded()
+    say(f"Tracing {weights}" if known else f"Tracing and calibrating {weights}")
+    with progress(quiet=not fabric.is_global_zero) as (bar, task):
+
+        def step(what: str, done: int, steps: int) -> None:
+            bar.update(task, description=what, completed=done, total=steps or None)
+
+        return begin(original, weights, source, recipe, known, fabric, step)
 
 
 def _network(preset: str | None, start: str | None) -> SDPSFNet:
