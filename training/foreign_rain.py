@@ -13,6 +13,7 @@ import os
 import numpy as np
 
 from sdps.core.console import need
+from sdps.core.errors import MissingDependency
 from sdps.core.frame import Image
 
 
@@ -52,7 +53,10 @@ def albumentations_rain(image: Image, seed: int) -> Image:
         MissingDependency: albumentations is not installed.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or importing it asks the network
-    library = need("albumentations", "dev")
+    try:
+        library = need("albumentations")
+    except MissingDependency as error:  # which no extra of ours brings
+        raise MissingDependency(error.message, "Install it with: pip install albumentations") from None
     rain = library.RandomRain(
         slant_range=(-15, 15),
         drop_width=1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from sdps.core.errors import UsageError
+from sdps.core.errors import MissingDependency, UsageError
 from sdps.core.metrics import psnr
-from sdps.training.foreign_rain import foreign_rain
+from sdps.training.foreign_rain import albumentations_rain, foreign_rain
 from sdps.training.rain import LOOKS, Rain, RainField, render, sample_rain
 
 STEADY = Rain(rate=20, coverage=0.3, opacity=0.8, length=30, width=2, angles=(0.0,), spread=0.0)
@@ -118,3 +119,10 @@ def test_the_foreign_rain_is_heavy_and_the_same_every_time() -> None:
     assert np.array_equal(rainy, foreign_rain(photo, 3))
     assert not np.array_equal(rainy, foreign_rain(photo, 4))
     assert 8 < psnr(rainy, photo) < 18
+
+
+def test_without_albumentations_its_rain_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No extra of sdps brings it."""
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    with pytest.raises(MissingDependency, match=r"pip install albumentations$"):
+        albumentations_rain(np.zeros((32, 32, 3), np.uint8), 0)
