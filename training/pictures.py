@@ -32,6 +32,8 @@ HELD_OUT = 10
 """Every tenth picture is held out where the data does not say which."""
 ALIKE_BITS = 8
 """Pictures whose difference hashes are as near as this show the same scene."""
+LOOKED_AT = 2000
+"""Pairs after which a line tells how far it is; Rain13K has 13,712."""
 BITS = np.array([bin(byte).count("1") for byte in range(256)])
 
 
@@ -216,10 +218,16 @@ def _decodable(pairs: Sequence[Pair], say: Say) -> list[Pair]:
     return [pair for pair in picked(pairs) if pair not in bad]
 
 
+def _told(done: int, pairs: int, say: Say) -> None:
+    """Now and then how far it is: a large set takes minutes on a slow disk."""
+    if done % LOOKED_AT == 0:
+        say(f"looked at {done} of {pairs} pairs")
+
+
 def _from_pairs(folder: Path, patch: int, say: Say) -> tuple[Source, Validate]:
     found = recognise(folder)
     train, validation = _split(found, say)
-    train, bad = check_pairs(train, patch)
+    train, bad = check_pairs(train, patch, lambda done: _told(done, len(train), say))
     validation, worse = check_pairs(validation, SMALLEST)
     for problem in (*found.problems, *bad, *worse):
         say(f"skipped {problem}")

@@ -276,7 +276,10 @@ def test_held_out_photographs_are_not_trained_on_in_any_size_or_quality() -> Non
         hold_out(photos[:1], said.append)
 
 
-def test_a_data_set_names_its_bad_pairs_and_keeps_the_others(tmp_path: Path) -> None:
+def test_a_data_set_names_its_bad_pairs_and_keeps_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdps.training.pictures.LOOKED_AT", 2)
     for part in ("train", "val"):
         for i, photo in enumerate(scenes(3, 64)):
             save(tmp_path / part / "input" / f"{i}.png", photo)
@@ -286,6 +289,7 @@ def test_a_data_set_names_its_bad_pairs_and_keeps_the_others(tmp_path: Path) -> 
     said: list[str] = []
     source, validate = choose(tmp_path, None, 48, said.append)
     assert source.count == 2
+    assert "looked at 2 of 3 pairs" in said
     assert any("lonely.png has no clean" in line for line in said)
     assert any("2.png is 84x64 pixels, 2.png is 80x60" in line for line in said)
     (group,) = validate(SDPSFNet(NET).eval())
