@@ -18,7 +18,7 @@ heavy rain is artist's rain. Everything is deterministic by seed and runs where 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -248,11 +248,6 @@ def _refracted(image: Tensor) -> Tensor:
     grid = F.adaptive_avg_pool2d(image[None], 4).flip(2)  # [1,3,4,4]
     grid = torch.lerp(grid, grid.amax((2, 3), keepdim=True), 0.5)
     return F.interpolate(grid, image.shape[1:], mode="bilinear", align_corners=False)[0]
-
-
-def still(rain: Rain, scale: float) -> Rain:
-    """The same rain on a picture that is `scale` times as large."""
-    return replace(rain, length=rain.length * scale, width=rain.width * scale)
 
 
 def _diameters(rng: np.random.Generator, rain: Rain, count: int) -> np.ndarray:

@@ -89,7 +89,7 @@ QAT = replace(BUNDLED, steps=1200, rate=1e-4, warmup=30, average=0.99, drift=1.0
 """For trained weights that learn to bear INT8: short, and slow enough to keep what they know."""
 
 
-def in_epochs(recipe: Recipe, epochs: int, pictures: int, warmup_epochs: int = PAPER_WARMUP_EPOCHS) -> Recipe:
+def in_epochs(recipe: Recipe, epochs: int, pictures: int) -> Recipe:
     """A recipe of so many epochs; an epoch takes one patch of every picture.
 
     Raises:
@@ -98,9 +98,7 @@ def in_epochs(recipe: Recipe, epochs: int, pictures: int, warmup_epochs: int = P
     if epochs < 1 or pictures < 1:
         raise UsageError(f"{epochs} epochs of {pictures} pictures are no training.")
     per_epoch = max(1, pictures // recipe.phases[0][2])
-    return replace(
-        recipe, steps=epochs * per_epoch, warmup=min(warmup_epochs * per_epoch, epochs * per_epoch)
-    )
+    return replace(recipe, steps=epochs * per_epoch, warmup=min(PAPER_WARMUP_EPOCHS, epochs) * per_epoch)
 
 
 @dataclass(frozen=True)

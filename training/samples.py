@@ -25,6 +25,7 @@ from sdps.training.rain import Rain, RainField, render
 
 FOLDER = "explore_world_animals/resource/animals"
 HEIGHT, WIDTH, FPS = 360, 640, 24
+SOUND_RATE = 44_100
 SHOWER = Rain(
     rate=40, coverage=0.55, opacity=0.9, length=95, width=2.6, depth=4, angles=(0.16,), spread=0.02, light=1.1
 )
@@ -74,14 +75,15 @@ def clip_frames() -> Iterator[tuple[Image, Image]]:
         yield from shot(load_photo(folder / name, 1024), frames, begin, end, rain, seed)
 
 
-def rain_sound(seconds: float, rate: int = 44_100) -> np.ndarray:
-    """Noise shaped to sound like rain: float32 [1,N] in -1..1."""
+def rain_sound(seconds: float) -> np.ndarray:
+    """Noise shaped to sound like rain: float32 [1,N] in -1..1, at SOUND_RATE."""
     rng = np.random.default_rng(0)
-    spectrum = np.fft.rfft(rng.standard_normal(int(seconds * rate)))
-    hertz = np.fft.rfftfreq(int(seconds * rate), 1 / rate)
+    count = int(seconds * SOUND_RATE)
+    spectrum = np.fft.rfft(rng.standard_normal(count))
+    hertz = np.fft.rfftfreq(count, 1 / SOUND_RATE)
     spectrum *= 1 / (1 + (hertz / 2500) ** 2) * (hertz / (hertz + 250))
-    sound = np.fft.irfft(spectrum, int(seconds * rate))
-    fade = np.clip(np.minimum(np.arange(sound.size), np.arange(sound.size)[::-1]) / (0.3 * rate), 0, 1)
+    sound = np.fft.irfft(spectrum, count)
+    fade = np.clip(np.minimum(np.arange(count), np.arange(count)[::-1]) / (0.3 * SOUND_RATE), 0, 1)
     return (0.12 * fade * sound / sound.std()).clip(-1, 1).astype(np.float32)[None]
 
 
@@ -93,7 +95,7 @@ def write_clip(path: Path, frames: list[Image]) -> None:
     ):
         video = container.add_stream("libx264", rate=FPS, options={"crf": "23", "preset": "veryslow"})
         video.width, video.height, video.pix_fmt = WIDTH, HEIGHT, "yuv420p"
-        audio = container.add_stream("aac", rate=44_100, layout="mono")
+        audio = container.add_stream("aac", rate=SOUND_RATE, layout="mono")
         audio.bit_rate = 48_000
         video.codec_context.colorspace = video.codec_context.color_primaries = (
             video.codec_context.color_trc
@@ -107,7 +109,7 @@ def write_clip(path: Path, frames: list[Image]) -> None:
             container.mux(video.encode(frame))
         container.mux(video.encode())
         sound = av.AudioFrame.from_ndarray(rain_sound(len(frames) / FPS), format="fltp", layout="mono")
-        sound.sample_rate, sound.pts = 44_100, 0
+        sound.sample_rate, sound.pts = SOUND_RATE, 0
         container.mux(audio.encode(sound))
         container.mux(audio.encode())
 
