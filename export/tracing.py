@@ -15,7 +15,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from dataclasses import is_dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +141,7 @@ def _place(deploy: DeployNet, size: Size | None) -> Path | None:
     try:
         key = fingerprint(deploy, size)
         return folder() / f"{key}.trace" if key else None
-    except Exception:  # no home folder, a package that does not know its version: it can do without
+    except (RuntimeError, PackageNotFoundError):  # no home folder; an install without versions
         return None
 
 
