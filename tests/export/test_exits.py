@@ -70,6 +70,17 @@ def test_a_family_under_one_description(published_pth: Path, tmp_path: Path) -> 
     assert {p.name for p in path.parent.iterdir()} == {"exit0.onnx", "exit1.onnx"}
 
 
+def test_a_family_that_fails_leaves_no_folder(published_pth: Path, tmp_path: Path) -> None:
+    result = export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--min-psnr", "200")
+    assert result.exit_code == 1
+    assert "at least 200 dB" in result.stderr
+    assert not list(tmp_path.iterdir())
+    kept = tmp_path / f"{published_pth.stem}-fp32-32x32-exits"
+    kept.mkdir()
+    export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--min-psnr", "200")
+    assert kept.is_dir()
+
+
 def test_a_folder_that_cannot_be_made_is_found_before_the_work(published_pth: Path, tmp_path: Path) -> None:
     (tmp_path / "tiny-fp32-32x32-exits").write_text("not a folder")
     result = export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--name", "tiny")
