@@ -58,16 +58,13 @@ def find_links(model: ModelProto, layers: Sequence[Layer]) -> list[Link]:
     return links
 
 
-def equalise(
-    model: ModelProto, layers: Sequence[Layer], pictures: Sequence[Image], strength: float = 1.0
-) -> ModelProto:
-    """The same network with its linked layers rescaled.
+def equalise(model: ModelProto, layers: Sequence[Layer], pictures: Sequence[Image]) -> ModelProto:
+    """The same network with its linked layers rescaled so that the channels between them are alike.
 
     Args:
         model: An FP32 graph.
         layers: Its layers.
         pictures: To see the channels' ranges on.
-        strength: 1 evens out the activations at the weights' cost, 0 the reverse (SmoothQuant's alpha).
     """
     links = find_links(model, layers)
     if not links:
@@ -84,8 +81,7 @@ def equalise(
         seen = ranges[link.tensor]
         alive = (used > 0) & (seen > 0)
         factor = np.ones_like(seen)
-        factor[alive] = seen[alive] ** strength / used[alive] ** (1 - strength)
-        factor[alive] /= np.exp(np.log(factor[alive]).mean())
+        factor[alive] = seen[alive] / np.exp(np.log(seen[alive]).mean())
         factor = np.clip(factor, 1 / 32, 32)
         changed[link.first.name] /= _along(factor, link.first.axis)
         changed[link.second.name] *= _along(factor, inputs)

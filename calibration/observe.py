@@ -15,7 +15,7 @@ from onnx import ModelProto
 
 from sdps.calibration.layers import Array
 from sdps.calibration.ranges import Histogram
-from sdps.calibration.session import bytes_of, exposing, open_session, reducing
+from sdps.calibration.session import bytes_of, exposing, open_session, with_maxima
 from sdps.core.artifact import atomic_path
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT
@@ -107,18 +107,7 @@ def _stored(arrays: Mapping[str, npt.NDArray[Any]], i: int) -> TensorStatistics:
 
 def channel_maxima(model: ModelProto, tensors: Sequence[str], pictures: Sequence[Image]) -> dict[str, Array]:
     """[C] largest absolute value of each channel of each tensor, averaged over the pictures."""
-    return _reduced(model, tensors, pictures, "ReduceMax")
-
-
-def channel_means(model: ModelProto, tensors: Sequence[str], pictures: Sequence[Image]) -> dict[str, Array]:
-    """[C] mean of each channel of each tensor over the pictures (of equal sizes)."""
-    return _reduced(model, tensors, pictures, "ReduceMean")
-
-
-def _reduced(
-    model: ModelProto, tensors: Sequence[str], pictures: Sequence[Image], reduction: str
-) -> dict[str, Array]:
-    reduced, names = reducing(model, tensors, reduction)
+    reduced, names = with_maxima(model, tensors)
     session = open_session(reduced)
     runs = [session.run(names, {INPUT: picture[None]}) for picture in pictures]
     return {

@@ -51,13 +51,12 @@ def exposing(model: ModelProto, tensors: Sequence[str]) -> ModelProto:
     return copy
 
 
-def reducing(model: ModelProto, tensors: Sequence[str], reduction: str) -> tuple[ModelProto, list[str]]:
-    """A copy whose outputs are per-channel reductions of [N,C,H,W] tensors, computed in the graph.
+def with_maxima(model: ModelProto, tensors: Sequence[str]) -> tuple[ModelProto, list[str]]:
+    """A copy whose outputs are the largest absolute value of each channel, computed in the graph.
 
     Args:
         model: The graph, opset 18 or later.
-        tensors: What to reduce.
-        reduction: 'ReduceMean' or 'ReduceMax' (of absolute values).
+        tensors: [N,C,H,W] each.
 
     Returns:
         The graph, and its outputs' names in the order of `tensors`, float32 [1,C,1,1] each.
@@ -68,12 +67,10 @@ def reducing(model: ModelProto, tensors: Sequence[str], reduction: str) -> tuple
     copy.graph.initializer.append(axes)
     names = []
     for name in tensors:
-        source, result = name, f"{name}/{reduction}"
-        if reduction == "ReduceMax":
-            source = f"{name}/abs"
-            copy.graph.node.append(onnx.helper.make_node("Abs", [name], [source]))
-        copy.graph.node.append(onnx.helper.make_node(reduction, [source, axes.name], [result], keepdims=1))
-        names.append(result)
+        size, most = f"{name}/abs", f"{name}/max"
+        copy.graph.node.append(onnx.helper.make_node("Abs", [name], [size]))
+        copy.graph.node.append(onnx.helper.make_node("ReduceMax", [size, axes.name], [most], keepdims=1))
+        names.append(most)
     return exposing(copy, names), names
 
 

@@ -22,8 +22,6 @@ from sdps.export.rewrite import REWRITES, rewrite
 from sdps.export.tracing import quiet, trace
 from sdps.model.deploy import DeployNet
 
-PRECISIONS = ("fp32", "fp16", "bf16")
-
 
 def export_graph(
     network: nn.Module,

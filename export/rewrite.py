@@ -69,16 +69,16 @@ def rewrite(model: ir.Model, names: Collection[str] = tuple(REWRITES)) -> dict[s
     return {name: count for name, count in places.items() if count}
 
 
-def explain(model: ModelProto, names: Collection[str] = tuple(REWRITES)) -> list[Step]:
+def explain(model: ModelProto) -> list[Step]:
     """Applies the rewrites one by one to a plain graph and measures after each; `model` is not changed."""
     steps = []
     current, before = model, graph_cost(model)
-    for name in (name for name in REWRITES if name in names):
+    for name, apply in REWRITES.items():
         changed = ir.from_proto(current)
         places = rewrite(changed, (name,)).get(name, 0)
         current = ir.to_proto(changed)
         after = graph_cost(current)
-        purpose = (REWRITES[name].__doc__ or "").splitlines()[0]
+        purpose = (apply.__doc__ or "").splitlines()[0]
         steps.append(Step(name, places, purpose, before, after))
         before = after
     return steps
