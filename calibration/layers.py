@@ -52,7 +52,7 @@ def find_layers(model: ModelProto, macs: Mapping[int, int], stays: Collection[in
         model: An FP32 graph.
         macs: Multiply-accumulates by index of the node (`export.graph_macs.macs_by_node`).
         stays: Indices of nodes that are FP32 in every recipe: global means and the PSF path
-            (`export.precision.fp32_islands`), which work on 1x1 and 7x7 maps.
+            (`export.islands.fp32_islands`), which work on 1x1 and 7x7 maps.
 
     Raises:
         ExportError: the graph is quantised already, or has no convolution to quantise.

@@ -8,7 +8,7 @@ from math import prod
 from onnx import ModelProto, TensorProto
 
 from sdps.export.graph_macs import macs_by_node, tensor_shapes
-from sdps.export.precision import tensor_types
+from sdps.export.islands import tensor_types
 
 ITEM_BYTES: dict[int, int] = {
     TensorProto.FLOAT16: 2,

@@ -16,8 +16,8 @@ from sdps.core.artifact import sha256_of
 from sdps.core.errors import ExportError
 from sdps.core.manifest import GraphManifest
 from sdps.export.graph_macs import macs_by_node
+from sdps.export.islands import fp32_islands
 from sdps.export.onnx_export import export_graph
-from sdps.export.precision import fp32_islands
 from sdps.model import SDPSFNet
 from sdps.model.deploy import MEAN, STD
 

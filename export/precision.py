@@ -1,20 +1,12 @@
-"""FP16 and BF16 graphs: which tensors become half precision, and which stay.
+"""FP16 and BF16 graphs: everything is half precision but the islands that `islands.py` finds.
 
 The newer NVIDIA builders take precision from the graph's tensors and from nothing else, so half
-precision is written into the graph: everything is FP16 but three islands, which a rule on the
-graph's topology finds, in any network and at any size:
-
-- **Input**: from the graph's input up to the first convolutions (cast, layout, normalisation).
-- **Means**: spatial means and sums and whatever is computed from them and constants alone
-  (channel attention, gates, the whole PSF path). H x W addends, a division by a signed sum and
-  an epsilon of 1e-8 do not survive FP16, and on 1x1 and 7x7 maps FP32 costs nothing.
-- **Output**: from the graph's output back to the last convolutions (residual, denormalisation,
-  clamp, rounding): levels above 128 have a step of 1/8 in FP16.
+precision is written into the graph.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,9 +15,9 @@ from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, numpy_helpe
 
 from sdps.core.errors import ExportError
 from sdps.export.graph_macs import macs_by_node
+from sdps.export.islands import HEAVY, fp32_islands, tensor_types
 
-FLOAT, HALF, UINT8 = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.UINT8
-BFLOAT = TensorProto.BFLOAT16
+FLOAT, HALF, BFLOAT = TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16
 NARROW: dict[int, str] = {HALF: "float16", BFLOAT: "bfloat16"}
 """The 16-bit types that a graph may be converted to, as ONNX's schemas call them. BF16 has FP32's range
 and 8 bits of precision instead of 11; FP16 overflows past 65504."""
@@ -34,8 +26,6 @@ BFLOAT_OPSET = 22
 """The first in which convolutions may be BF16."""
 HALF_MAX = 65504.0
 """The largest finite number in IEEE half precision."""
-HEAVY = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Where the arithmetic is; these end the islands of the input and of the output."""
 ANY_TYPE = frozenset({"Cast", "Shape", "Size"})
 """These read a tensor of whatever type, so nothing is cast for them."""
 
@@ -45,16 +35,15 @@ class PrecisionReport:
     """How a graph's floating-point work is spread over the two types.
 
     Attributes:
-        narrow: 'FP16' or 'BF16', whichever the graph has; the counts named fp16 are of it.
+        narrow: 'FP16' or 'BF16', whichever the graph has; what is named fp16 is of it.
         convs_fp16, convs_fp32: Convolutions and matrix products.
-        nodes_fp16, nodes_fp32: All nodes with floating-point results, casts left out.
+        nodes_fp32: All nodes with FP32 results, casts left out.
         casts: Casts between the two types, i.e. the islands' borders.
         macs_share_fp16: Part of the multiply-accumulates that is done in FP16, 0 to 1.
     """
 
     convs_fp16: int
     convs_fp32: int
-    nodes_fp16: int
     nodes_fp32: int
     casts: int
     macs_share_fp16: float
@@ -74,21 +63,20 @@ def precision_report(model: ModelProto) -> PrecisionReport:
     macs = macs_by_node(model)
     narrow = narrow_type(model) or HALF
     convs: Counter[int] = Counter()
-    nodes: Counter[int] = Counter()
     work: Counter[int] = Counter()
-    casts = 0
+    nodes_fp32 = casts = 0
     for index, node in enumerate(model.graph.node):
         result = types.get(node.output[0], 0)
         if node.op_type == "Cast" and {types.get(node.input[0]), result} == {FLOAT, narrow}:
             casts += 1
             continue
-        nodes[result] += 1
+        nodes_fp32 += result == FLOAT
         if node.op_type in HEAVY:
             convs[result] += 1
             work[result] += macs[index]
     share = work[narrow] / max(1, work.total())
     name = "BF16" if narrow == BFLOAT else "FP16"
-    return PrecisionReport(convs[narrow], convs[FLOAT], nodes[narrow], nodes[FLOAT], casts, share, name)
+    return PrecisionReport(convs[narrow], convs[FLOAT], nodes_fp32, casts, share, name)
 
 
 def narrow_type(model: ModelProto) -> int | None:
@@ -147,49 +135,6 @@ def _narrowed(half: ModelProto, narrow: int) -> ModelProto:
         raise ExportError(
             f"The {NARROW[narrow]} graph is inconsistent: {str(error).splitlines()[0]}"
         ) from error
-
-
-def fp32_islands(model: ModelProto) -> set[int]:
-    """Indices of the nodes that stay FP32, by the rule in this file's docstring.
-
-    With Q/DQ pairs on its convolutions a graph has the same islands as without.
-    """
-    graph = model.graph
-    types = tensor_types(model)
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    consumers: dict[str, list[int]] = defaultdict(list)
-    for index, node in enumerate(graph.node):
-        for name in node.input:
-            consumers[name].append(index)
-
-    # Forward, in topological order. `pooled` tensors come from spatial means (or from shapes)
-    # alone; `early` ones may come from the picture as well, but from no convolution of it.
-    pooled: set[str] = set()
-    early = {value.name for value in graph.input}
-    stays: set[int] = set()
-    for index, node in enumerate(graph.node):
-        if node.op_type == "DequantizeLinear":  # reads integers alone, and belongs to the convolution after
-            continue
-        sources = [name for name in node.input if types.get(name) in (FLOAT, UINT8) and name not in constants]
-        if _is_spatial_mean(node, constants) or pooled.issuperset(sources):
-            # A resized map is as large as the picture again: what convolves it is no longer cheap.
-            (early if node.op_type == "Resize" else pooled).update(node.output)
-        elif node.op_type not in HEAVY and (early | pooled).issuperset(sources):
-            early.update(node.output)
-        else:
-            continue
-        stays.add(index)
-
-    # Backward: a node joins if all that read it are in already.
-    ends: set[int] = set()
-    outputs = {value.name for value in graph.output}
-    for index in reversed(range(len(graph.node))):
-        node = graph.node[index]
-        readers = [reader for name in node.output for reader in consumers[name]]
-        is_end = any(name in outputs for name in node.output)
-        if node.op_type not in HEAVY and (is_end or readers) and all(reader in ends for reader in readers):
-            ends.add(index)
-    return stays | ends
 
 
 class _Rewriter:
@@ -276,28 +221,6 @@ def _narrow_slots(node: NodeProto, opset: int, narrow: int) -> tuple[list[bool],
         return [allowed.get(formal.type_str, False) for formal in padded[:count]]
 
     return slots(list(schema.inputs), len(node.input)), slots(list(schema.outputs), len(node.output))
-
-
-def _is_spatial_mean(node: NodeProto, constants: dict[str, TensorProto]) -> bool:
-    """Whether the node reduces axes 2 and 3 (of four) and no others."""
-    if node.op_type == "GlobalAveragePool":
-        return True
-    if node.op_type not in ("ReduceMean", "ReduceSum"):
-        return False
-    # Since opset 18 the axes are an input; for ReduceSum since 13.
-    axes = [axis for attribute in node.attribute if attribute.name == "axes" for axis in attribute.ints]
-    if len(node.input) > 1 and node.input[1] in constants:
-        axes = numpy_helper.to_array(constants[node.input[1]]).tolist()
-    return sorted(axis % 4 for axis in axes) == [2, 3]
-
-
-def tensor_types(model: ModelProto) -> dict[str, int]:
-    """The element type (of `onnx.TensorProto`) of every tensor that the graph states."""
-    graph = model.graph
-    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
-    for values in (graph.input, graph.value_info, graph.output):
-        types |= {value.name: value.type.tensor_type.elem_type for value in values}
-    return types
 
 
 def _check_convertible(model: ModelProto) -> None:

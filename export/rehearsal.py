@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
-from sdps.export.precision import BFLOAT, FLOAT, HALF, NARROW, narrow_type, tensor_types
+from sdps.export.islands import tensor_types
+from sdps.export.precision import BFLOAT, FLOAT, HALF, NARROW, narrow_type
 
 PEAK = "peak"
 """Name of the rehearsal's second output: the largest absolute value that any 16-bit tensor had to hold,

@@ -14,7 +14,7 @@ from sdps.calibration.layers import Layer, find_layers
 from sdps.calibration.recipe import Calibrated, Options, calibrate
 from sdps.core.frame import Image
 from sdps.export.graph_macs import macs_by_node
-from sdps.export.precision import fp32_islands
+from sdps.export.islands import fp32_islands
 
 SIDE = 64
 

@@ -21,7 +21,7 @@ from sdps.core.frame import Image
 from sdps.core.pictures import read_picture
 from sdps.core.samples import PICTURE, sample
 from sdps.export.graph_macs import macs_by_node
-from sdps.export.precision import fp32_islands
+from sdps.export.islands import fp32_islands
 from sdps.runtime.bundled import resolve
 
 

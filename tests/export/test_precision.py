@@ -20,7 +20,9 @@ from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
 from sdps.core.pictures import read_picture
 from sdps.core.samples import PICTURE, sample
 from sdps.core.spec import ShapeRange, Size
-from sdps.export.engine import RTX, build_engine
+from sdps.export.engine import build_engine
+from sdps.export.engine_options import RTX
+from sdps.export.islands import tensor_types
 from sdps.export.onnx_export import export_graph, manifest_of
 from sdps.export.parity import Bounds, drift_between, fit, measure_drift, require
 from sdps.export.precision import (
@@ -30,7 +32,6 @@ from sdps.export.precision import (
     HALF_MAX,
     narrow_type,
     precision_report,
-    tensor_types,
     to_bf16,
     to_fp16,
 )

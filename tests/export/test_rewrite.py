@@ -24,8 +24,9 @@ from sdps.core.errors import ExportError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, GraphManifest
 from sdps.export.graph_cost import graph_cost
+from sdps.export.islands import tensor_types
 from sdps.export.onnx_export import check_graph, export_graph, manifest_of
-from sdps.export.precision import FLOAT, tensor_types, to_fp16
+from sdps.export.precision import FLOAT, to_fp16
 from sdps.export.rewrite import REWRITES, explain, rewrite
 from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.model.deploy import MEAN, STD
