@@ -22,7 +22,7 @@ from sdps.core.console import need
 from sdps.core.errors import EngineError, MissingDependency, UsageError
 from sdps.core.gpu import Gpu, first_gpu
 from sdps.core.manifest import GraphManifest
-from sdps.core.sidecar import NO_GPU, EngineSidecar, check_sidecar, read_sidecar, sidecar_path, write_sidecar
+from sdps.core.sidecar import NO_GPU, EngineSidecar, check_sidecar, sidecar_path, write_sidecar
 from sdps.core.spec import ShapeRange, Size
 from sdps.core.version import __version__
 from sdps.export.build_watch import SHOWN, matters
@@ -31,18 +31,6 @@ from sdps.export.engine_options import RTX, TENSORRT, EngineOptions
 from sdps.export.layers import summarise
 from sdps.export.lock import locked
 from sdps.export.timing_cache import TimingCache
-
-__all__ = [
-    "RTX",
-    "TENSORRT",
-    "EngineOptions",
-    "EngineSidecar",
-    "build_engine",
-    "check_sidecar",
-    "ensure_engine",
-    "pick_flavour",
-    "read_sidecar",
-]
 
 AS_BUILT = EngineOptions()
 

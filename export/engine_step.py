@@ -16,7 +16,8 @@ from sdps.core.gpu import first_gpu
 from sdps.core.sidecar import EngineSidecar, sidecar_path, write_sidecar
 from sdps.core.spec import ShapeRange
 from sdps.export.device_check import device_drift, require_on_device, size_to_run
-from sdps.export.engine import EngineOptions, ensure_engine
+from sdps.export.engine import ensure_engine
+from sdps.export.engine_options import EngineOptions
 from sdps.export.parity import Bounds
 from sdps.export.refit import refit_engine
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 from sdps.core.artifact import sha256_of
 from sdps.core.manifest import GraphManifest
+from sdps.core.sidecar import check_sidecar
 from sdps.export.cli import app
-from sdps.export.engine import check_sidecar
 from sdps.model import zoo
 from sdps.model.download import KnownFile
 

@@ -15,17 +15,10 @@ import pytest
 from onnx import ModelProto
 
 from sdps.core.errors import EngineError, MissingDependency, ModelError, UsageError
-from sdps.core.sidecar import sidecar_path
+from sdps.core.sidecar import EngineSidecar, check_sidecar, read_sidecar, sidecar_path
 from sdps.core.spec import ShapeRange, Size
-from sdps.export.engine import (
-    RTX,
-    EngineOptions,
-    EngineSidecar,
-    build_engine,
-    check_sidecar,
-    pick_flavour,
-    read_sidecar,
-)
+from sdps.export.engine import build_engine, pick_flavour
+from sdps.export.engine_options import RTX, EngineOptions
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec(RTX) is None, reason="TensorRT-RTX is not installed")
 

@@ -16,7 +16,8 @@ from sdps.core.errors import EngineError, UsageError
 from sdps.core.gpu import Gpu, first_gpu
 from sdps.core.spec import ShapeRange, Size
 from sdps.export.builder import _timing_cache_of, _use_timing_cache
-from sdps.export.engine import RTX, EngineOptions, build_engine, load_flavour
+from sdps.export.engine import build_engine, load_flavour
+from sdps.export.engine_options import RTX, EngineOptions
 from sdps.export.timing_cache import TimingCache
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec(RTX) is None, reason="TensorRT-RTX is not installed")

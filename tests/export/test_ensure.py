@@ -18,7 +18,8 @@ from sdps.core.artifact import sha256_of
 from sdps.core.errors import EngineError
 from sdps.core.sidecar import check_sidecar, read_engine, sidecar_path
 from sdps.core.spec import ShapeRange, Size
-from sdps.export.engine import RTX, EngineOptions, ensure_engine
+from sdps.export.engine import ensure_engine
+from sdps.export.engine_options import RTX, EngineOptions
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec(RTX) is None, reason="TensorRT-RTX is not installed")
 
@@ -145,7 +146,8 @@ CHILD = """
 import sys
 from pathlib import Path
 from sdps.core.spec import ShapeRange, Size
-from sdps.export.engine import RTX, ensure_engine
+from sdps.export.engine_options import RTX
+from sdps.export.engine import ensure_engine
 print("ready", flush=True)
 sys.stdin.readline()
 options = {"rebuild": True} if "again" in sys.argv else {}

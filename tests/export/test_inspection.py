@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 from sdps.core.errors import EngineError, ExportError, ModelError, UsageError
 from sdps.core.spec import ShapeRange, Size
 from sdps.export.cli import app
-from sdps.export.engine import RTX, build_engine
+from sdps.export.engine import build_engine
+from sdps.export.engine_options import RTX
 from sdps.export.inspection import FROM_SIDECAR, Requirement, inspect_file, parse_inspector
 from sdps.export.layers import Share, graph_layers, shares, summarise
 

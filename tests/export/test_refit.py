@@ -13,7 +13,8 @@ from sdps.core.errors import EngineError, UsageError
 from sdps.core.gpu import first_gpu
 from sdps.core.sidecar import sidecar_path
 from sdps.core.spec import ShapeRange, Size
-from sdps.export.engine import RTX, build_engine, structure_sha256
+from sdps.export.engine import build_engine, structure_sha256
+from sdps.export.engine_options import RTX
 from sdps.export.refit import refit_engine
 
 

@@ -17,7 +17,8 @@ from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
 from sdps.core.spec import ShapeRange, Size
-from sdps.export.engine import RTX, build_engine
+from sdps.export.engine import build_engine
+from sdps.export.engine_options import RTX
 from sdps.export.onnx_export import describe, manifest_of
 from sdps.export.parity import onnx_session
 from sdps.export.precision import to_fp16
