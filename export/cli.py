@@ -147,7 +147,7 @@ def export(
     from sdps.export.arch import ArchChoice
     from sdps.export.engine import EngineOptions, load_flavour, pick_flavour
     from sdps.export.engine_step import EnginePlan, make_engine
-    from sdps.export.int8_job import parse_int8
+    from sdps.export.int8_request import parse_int8
     from sdps.export.job import ExportJob, run_job
     from sdps.export.lock import locked
     from sdps.export.parity import Bounds, require

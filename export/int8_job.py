@@ -6,17 +6,16 @@ Here the rooms meet: `calibration` knows no network, no FP16 and no files of our
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import onnx
 from torch import nn
 
 from sdps.calibration.budget import Point, Search
-from sdps.calibration.drift import BOUND_OPTIONS, DriftBudget, Verifier
-from sdps.calibration.frames import CROP, CalibrationSet, build_set
+from sdps.calibration.drift import Verifier
+from sdps.calibration.frames import CalibrationSet, build_set
 from sdps.calibration.layers import Layer, find_layers, picture_facing
 from sdps.calibration.observe import OBSERVER_VERSION, Step
 from sdps.calibration.qdq import infer_types, integer_convolutions
@@ -24,112 +23,18 @@ from sdps.calibration.recipe import Calibrated, Options, calibrate
 from sdps.calibration.report import Int8Report
 from sdps.calibration.rounding import ROUNDING_VERSION
 from sdps.calibration.sensitivity import WORK, Sensitivity, measure_layers, ranking_pairs
-from sdps.core.artifact import atomic_path
-from sdps.core.cache import cache_folder
-from sdps.core.errors import ExportError, ParityError, SdpsError, UsageError
+from sdps.core.errors import ParityError, UsageError
 from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
 from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import REFERENCE, macs_by_node
-from sdps.export.module_map import export_mapped
+from sdps.export.int8_request import Int8Job, fp16_refusal, refusal
+from sdps.export.islands import fp32_islands
+from sdps.export.module_map import Mapped, export_mapped
 from sdps.export.onnx_export import check_graph, describe, export_graph, manifest_of
 from sdps.export.parity import Bounds, measure_drift, worst_of
-from sdps.export.precision import fp32_islands, to_fp16
+from sdps.export.precision import to_fp16
 from sdps.export.rehearsal import rehearse
-
-REST = ("fp16", "fp32")
-TRUTH_BOUNDS = ("loss_db", "tile_db")
-"""Bounds that only a calibration set with ground truth can be held to."""
-
-
-@dataclass(frozen=True)
-class Int8Job:
-    """What is asked for.
-
-    Attributes:
-        calib: The source of the calibration set (`calibration.frames.build_set`).
-        budget: The drift that is allowed.
-        crops: Number of calibration crops, None for the default.
-        crop_side: Their side in pixels.
-        allow_overlap: Take pictures of the evaluation set.
-        held_out: A folder of pictures that none of the set's may be among.
-        rest: What is not INT8 is 'fp16' (GPUs) or 'fp32' (CPUs, which have no FP16 convolutions).
-        options: How to calibrate.
-        cache: Folder for statistics and sensitivities.
-        truth_options: The options given that only a set with ground truth can answer.
-    """
-
-    calib: str
-    cache: Path
-    budget: DriftBudget = field(default_factory=DriftBudget)
-    crops: int | None = None
-    crop_side: int = CROP
-    allow_overlap: bool = False
-    held_out: Path | None = None
-    rest: str = "fp16"
-    options: Options = field(default_factory=Options)
-    truth_options: Sequence[str] = ()
-
-    def check_cache(self) -> None:
-        """Before the minutes of work whose results go there.
-
-        Raises:
-            SdpsError: the folder cannot be made or written to.
-        """
-        try:
-            with atomic_path(self.cache / "probe") as temporary:
-                temporary.touch()
-            (self.cache / "probe").unlink(missing_ok=True)
-        except (SdpsError, OSError) as error:
-            cause = error.message if isinstance(error, SdpsError) else str(error)
-            raise SdpsError(
-                f"INT8 needs a cache that can be written, and {self.cache} cannot: {cause}",
-                "Set SDPS_HOME to a folder that can.",
-            ) from error
-
-    def check_truth(self, chosen_set: CalibrationSet) -> None:
-        """Whether what was asked for can be measured on a set.
-
-        Raises:
-            UsageError: a loss against the ground truth is bounded, and there is none.
-        """
-        if self.truth_options and all(crop.pair.clean is None for crop in chosen_set.verify):
-            raise UsageError(
-                f"{chosen_set.origin} has no ground truth, against which {' and '.join(self.truth_options)} "
-                "would be measured.",
-                "Give pairs (input/ and target/), or bound the PSNR against FP32 with --min-psnr.",
-            )
-
-
-def parse_int8(asked: Mapping[str, Any], min_psnr: float | None) -> Int8Job:
-    """The job of the command's options; None stands for a default.
-
-    Args:
-        asked: `calib`; `loss_db`, `tile_db`, `shift` of the budget; `crops`, `crop_side`,
-            `calibrator`, `rest`, `allow_overlap`, `held_out`.
-        min_psnr: Floor in dB against FP32, for sets without ground truth.
-
-    Raises:
-        UsageError: a value is out of range or there is no such rest or calibrator.
-    """
-    given = {key: value for key, value in asked.items() if value is not None}
-    bounds: dict[str, float] = {
-        key: given.pop(key) for key in ("loss_db", "tile_db", "shift") if key in given
-    }
-    truth_options = tuple(BOUND_OPTIONS[key] for key in TRUTH_BOUNDS if key in bounds)
-    if min_psnr is not None:
-        bounds["psnr_db"] = min_psnr
-    options = Options(given.pop("calibrator")) if "calibrator" in given else Options()
-    if given.get("rest", REST[0]) not in REST:
-        raise UsageError(f"There is no rest {given['rest']!r}.", f"Choose one of {', '.join(REST)}.")
-    return Int8Job(
-        cache=cache_folder() / "int8",
-        budget=DriftBudget(**bounds),
-        options=options,
-        truth_options=truth_options,
-        **given,
-    )
-
 
 _TUNED = (
     "Ranges and weights were trained for INT8 (sdps-train --qat); the drift is against the FP32 weights "
@@ -145,6 +50,57 @@ class Quantised:
 
     model: onnx.ModelProto
     report: Int8Report
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """What a choice of layers is made from, and measured with.
+
+    Attributes:
+        network, manifest, job: As `quantise_network` was given them.
+        chosen_set: The pictures.
+        model: The network as an FP32 graph of any size.
+        mapped: The same with its layers' places in the network, if that was fine-tuned for INT8.
+        layers: What can be INT8.
+        macs: Multiply-accumulates of the whole graph.
+        verifier: Measures drift.
+    """
+
+    network: nn.Module
+    manifest: GraphManifest
+    job: Int8Job
+    chosen_set: CalibrationSet
+    model: onnx.ModelProto
+    mapped: Mapped | None
+    layers: Sequence[Layer]
+    macs: int
+    verifier: Verifier
+
+    def search(self, calibrated: Calibrated, step: Step) -> Search:
+        """Measures choices of layers within the budget."""
+        tries = int(WORK / (self.macs * len(self.verifier.pairs)))
+        return Search(calibrated, self.verifier, self.job.budget, self.macs, step, tries)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The layers that are INT8, and how they were found.
+
+    Attributes:
+        calibrated: The graph that they were chosen in.
+        points: All choices that were measured.
+        point: The one that was taken.
+        settings: How ranges and weights came about, for reports.
+        sensitivities, notes, reasons: As in `Int8Report`.
+    """
+
+    calibrated: Calibrated
+    points: Sequence[Point]
+    point: Point
+    settings: dict[str, Any]
+    sensitivities: Sequence[Sensitivity] = ()
+    notes: Sequence[str] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
 
 
 def quantise_network(
@@ -178,6 +134,24 @@ def quantise_network(
         raise UsageError("The checkpoint brings trained ranges.", "Leave --calibrator out.")
     if tuned is None:  # which keeps no statistics
         job.check_cache()
+    ready = _prepare(network, manifest, job, picture, step, tuned)
+    choice = _trained(ready, tuned, step) if tuned else _searched(ready, step)
+    graph, rewrites = _finish(ready, choice, step)
+    choice = _verified_with_rest(ready, choice)
+    if choice.point.used > 1 or not len(choice.point.kept) < len(ready.layers):
+        raise refusal(choice.points, job.budget, tuned is not None, choice.point)
+    describe(graph, replace(manifest, rewrites=rewrites, int8=_summary(ready, choice, graph)))
+    return Quantised(graph, _report(ready, choice))
+
+
+def _prepare(
+    network: nn.Module,
+    manifest: GraphManifest,
+    job: Int8Job,
+    picture: tuple[str, Image],
+    step: Step,
+    tuned: FineTuned | None,
+) -> _Prepared:
     step("Choosing the calibration set", 0, 0)
     chosen_set = build_set(
         job.calib, job.crops, job.crop_side, job.allow_overlap, manifest.stride, job.held_out, step
@@ -196,85 +170,7 @@ def quantise_network(
     layers = find_layers(model, macs, fp32_islands(model))
     step("Restoring the verification pictures", 0, 0)
     verifier = Verifier(reference, [crop.pair for crop in chosen_set.verify])
-    convert = _to_rest(job.rest)
-    # What no INT8 is to blame for; where it is FP16's own, a search would be in vain.
-    if job.rest == "fp16" and not tuned:
-        floor = verifier.measure(rehearse(to_fp16(model)))
-        if job.budget.excess(floor) > 1:
-            raise ExportError(
-                f"FP16 alone misses the drift budget: {job.budget.explain(floor)}; no file was written.",
-                f"{_widen(bool(floor.loss_db))}, or use --int8-rest fp32.",
-            )
-    stem = _cache_key(model, chosen_set)
-    pictures = [crop.image for crop in chosen_set.calibrate]
-    # CPUs without VNNI run these graphs too, and OpenVINO's and ONNX Runtime's kernels saturate there.
-    options = replace(job.options, narrow_weights=job.rest == "fp32")
-    if tuned and mapped:
-        calibrated = tuned.calibrated(mapped)
-    else:
-        calibrated = calibrate(model, layers, pictures, options, job.cache / stem, step)
-    total = sum(macs.values())
-    search = Search(calibrated, verifier, job.budget, total, step, int(WORK / (total * len(verifier.pairs))))
-    sensitivities: list[Sensitivity] = []
-    notes: list[str] = []
-    if tuned:  # the layers that were trained have learnt to make up for each other: all of them or none
-        point = search.measure(frozenset(layer.name for layer in layers) - calibrated.quantised.keys())
-    elif not search.satisfied(point := search.all_int8()):
-        per_pixel = total / (REFERENCE.height * REFERENCE.width)
-        few = ranking_pairs(verifier.pairs, len(layers), per_pixel, manifest.stride)
-        # Not by the budget: what is kept is the drift, which holds for any.
-        told = f"{options!r}{ROUNDING_VERSION}{manifest.stride}"
-        lines = job.cache / f"{stem}-{_digest(told)[:8]}.jsonl"
-        sensitivities = measure_layers(calibrated, Verifier(model, few), job.budget, lines, step)
-        point = search.run(sensitivities)
-        notes += search.warnings(point)
-    graph, rewrites = _finish(network, manifest, calibrated, layers, point, convert, step)
-    if job.rest == "fp16":
-        # The search ran with FP32 around INT8; what is delivered has to hold as well.
-        names = [layer.name for layer in layers if layer.name not in point.kept]
-        drift = verifier.measure(rehearse(to_fp16(infer_types(calibrated.graph(names)))))
-        around = replace(point, drift=drift, used=job.budget.excess(drift))
-        search.points[:] = [around if other is point else other for other in search.points]
-        point = around
-    if point.used > 1 or not len(point.kept) < len(layers):
-        raise refusal(search.points, job.budget, tuned is not None, point)
-    integer = integer_convolutions(graph, macs_by_node(graph))
-    settings, reasons = asdict(options), {}
-    if tuned:
-        settings, notes = tuned.settings(), [_TUNED]
-        facing = picture_facing(model, layers)
-        reasons = {name: _FACING if name in facing else _COSTLY for name in point.kept}
-    summary = {
-        "calibration_set": {
-            "origin": chosen_set.origin,
-            "sha256": chosen_set.sha256,
-            "crops": len(chosen_set.calibrate),
-            "verification_crops": len(chosen_set.verify),
-        },
-        "options": settings,
-        "rest": job.rest,
-        "budget": asdict(job.budget),
-        "drift": point.drift.to_json(),
-        "integer_convolutions": len(integer.names),
-        "float_convolutions": len(integer.float_names),
-        "int8_macs_share": round(integer.macs_share, 4),
-        "kept": [layer.weight for layer in layers if layer.name in point.kept],
-        "note": "What the graph asks for; an engine may still choose floating-point kernels.",
-    }
-    describe(graph, replace(manifest, rewrites=rewrites, int8=summary))
-    report = Int8Report(
-        manifest.name,
-        job.budget,
-        search.points,
-        point,
-        sensitivities,
-        {layer.name: layer.weight for layer in layers},
-        chosen_set.to_json(),
-        {**settings, "rest": job.rest},
-        (*chosen_set.notes, *notes),
-        reasons,
-    )
-    return Quantised(graph, report)
+    return _Prepared(network, manifest, job, chosen_set, model, mapped, layers, sum(macs.values()), verifier)
 
 
 def _check_any_size(network: nn.Module, model: onnx.ModelProto, name: str, image: Image) -> None:
@@ -294,63 +190,114 @@ def _check_any_size(network: nn.Module, model: onnx.ModelProto, name: str, image
         )
 
 
-def refusal(
-    points: Sequence[Point], budget: DriftBudget, tuned: bool, delivered: Point | None = None
-) -> ExportError:
-    """That nothing keeps the budget, and what came nearest.
-
-    Args:
-        points: All that were measured.
-        budget: What was asked for.
-        tuned: Whether the network was fine-tuned for INT8 already.
-        delivered: The choice as it would be written, measured with its rest as it would be.
-    """
-    told, other_rest = "No layer can be INT8", ""
-    if nearest := min((point for point in points if point.share > 0), key=lambda p: p.used, default=None):
-        told = "No choice of INT8 layers keeps the drift budget. The nearest"
-        if nearest.used <= 1 and delivered:  # but with FP32 around INT8, which is no reason to refuse
-            told = "With FP16 around INT8 the chosen layers miss the drift budget"
-            nearest, other_rest = delivered, "try --int8-rest fp32, "
-        told += f", {nearest.share:.1%} in INT8: {budget.explain(nearest.drift)}"
-    return ExportError(
-        f"{told}; no file was written.",
-        f"{_widen(any(point.drift.loss_db for point in points))}, {other_rest}or fine-tune "
-        + ("for longer." if tuned else "with sdps-train --qat."),
-    )
+def _trained(ready: _Prepared, tuned: FineTuned, step: Step) -> _Choice:
+    """All layers that were trained, or none: they have learnt to make up for each other."""
+    assert ready.mapped
+    calibrated = tuned.calibrated(ready.mapped)
+    search = ready.search(calibrated, step)
+    point = search.measure(frozenset(layer.name for layer in ready.layers) - calibrated.quantised.keys())
+    facing = picture_facing(ready.model, ready.layers)
+    reasons = {name: _FACING if name in facing else _COSTLY for name in point.kept}
+    return _Choice(calibrated, search.points, point, tuned.settings(), notes=[_TUNED], reasons=reasons)
 
 
-def _widen(truth: bool) -> str:
-    """Which bounds hold for a set with ground truth, or without."""
-    if truth:
-        return "Widen --max-drift, --max-tile-drift or --max-mean-shift"
-    return "Lower --min-psnr or widen --max-mean-shift"
+def _searched(ready: _Prepared, step: Step) -> _Choice:
+    """As many layers as the budget allows, calibrated on the set."""
+    job = ready.job
+    _refuse_if_fp16_alone_misses(ready)
+    stem = _cache_key(ready.model, ready.chosen_set)
+    pictures = [crop.image for crop in ready.chosen_set.calibrate]
+    # CPUs without VNNI run these graphs too, and OpenVINO's and ONNX Runtime's kernels saturate there.
+    options = replace(job.options, narrow_weights=job.rest == "fp32")
+    calibrated = calibrate(ready.model, ready.layers, pictures, options, job.cache / stem, step)
+    search = ready.search(calibrated, step)
+    point = search.all_int8()
+    if search.satisfied(point):
+        return _Choice(calibrated, search.points, point, asdict(options))
+    per_pixel = ready.macs / (REFERENCE.height * REFERENCE.width)
+    few = ranking_pairs(ready.verifier.pairs, len(ready.layers), per_pixel, ready.manifest.stride)
+    # Not by the budget: what is kept is the drift, which holds for any.
+    told = f"{options!r}{ROUNDING_VERSION}{ready.manifest.stride}"
+    lines = job.cache / f"{stem}-{_digest(told)[:8]}.jsonl"
+    sensitivities = measure_layers(calibrated, Verifier(ready.model, few), job.budget, lines, step)
+    point = search.run(sensitivities)
+    notes = search.warnings(point)
+    return _Choice(calibrated, search.points, point, asdict(options), sensitivities, notes)
 
 
-def _finish(
-    network: nn.Module,
-    manifest: GraphManifest,
-    calibrated: Calibrated,
-    layers: list[Layer],
-    point: Point,
-    convert: Callable[[onnx.ModelProto], onnx.ModelProto],
-    step: Step,
-) -> tuple[onnx.ModelProto, dict[str, int]]:
+def _refuse_if_fp16_alone_misses(ready: _Prepared) -> None:
+    """What no INT8 is to blame for; where it is FP16's own, a search would be in vain."""
+    if ready.job.rest == "fp16":
+        floor = ready.verifier.measure(rehearse(to_fp16(ready.model)))
+        if ready.job.budget.excess(floor) > 1:
+            raise fp16_refusal(floor, ready.job.budget)
+
+
+def _finish(ready: _Prepared, choice: _Choice, step: Step) -> tuple[onnx.ModelProto, dict[str, int]]:
     """The chosen layers in INT8 in a graph of the manifest's size, the rest converted; and the exact
     rewrites that its FP32 graph went through."""
     step("Writing the INT8 graph", 0, 0)
+    calibrated = choice.calibrated
     source = calibrated.model
-    positions = {index for index, layer in enumerate(layers) if layer.name not in point.kept}
-    if manifest.fixed_size is not None:
-        source = export_graph(network, replace(manifest, precision="fp32"))
+    positions = {index for index, layer in enumerate(ready.layers) if layer.name not in choice.point.kept}
+    if ready.manifest.fixed_size is not None:
+        source = export_graph(ready.network, replace(ready.manifest, precision="fp32"))
         calibrated = calibrated.onto(source, find_layers(source, macs_by_node(source), fp32_islands(source)))
     names = [layer.name for index, layer in enumerate(calibrated.layers) if index in positions]
-    graph = convert(infer_types(calibrated.graph(names)))
+    graph = infer_types(calibrated.graph(names))
+    if ready.job.rest == "fp16":
+        graph = to_fp16(graph)
     check_graph(graph)
     return graph, manifest_of(source).rewrites
 
 
-def _to_rest(rest: str) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
-    return to_fp16 if rest == "fp16" else lambda model: model
+def _verified_with_rest(ready: _Prepared, choice: _Choice) -> _Choice:
+    """Measured as it is delivered: a search runs with FP32 around INT8."""
+    point = choice.point
+    if ready.job.rest != "fp16":
+        return choice
+    names = [layer.name for layer in ready.layers if layer.name not in point.kept]
+    drift = ready.verifier.measure(rehearse(to_fp16(infer_types(choice.calibrated.graph(names)))))
+    around = replace(point, drift=drift, used=ready.job.budget.excess(drift))
+    points = [around if other is point else other for other in choice.points]
+    return replace(choice, point=around, points=points)
+
+
+def _summary(ready: _Prepared, choice: _Choice, graph: onnx.ModelProto) -> dict[str, Any]:
+    """What the graph's own description tells of INT8."""
+    integer = integer_convolutions(graph, macs_by_node(graph))
+    return {
+        "calibration_set": {
+            "origin": ready.chosen_set.origin,
+            "sha256": ready.chosen_set.sha256,
+            "crops": len(ready.chosen_set.calibrate),
+            "verification_crops": len(ready.chosen_set.verify),
+        },
+        "options": choice.settings,
+        "rest": ready.job.rest,
+        "budget": asdict(ready.job.budget),
+        "drift": choice.point.drift.to_json(),
+        "integer_convolutions": len(integer.names),
+        "float_convolutions": len(integer.float_names),
+        "int8_macs_share": round(integer.macs_share, 4),
+        "kept": [layer.weight for layer in ready.layers if layer.name in choice.point.kept],
+        "note": "What the graph asks for; an engine may still choose floating-point kernels.",
+    }
+
+
+def _report(ready: _Prepared, choice: _Choice) -> Int8Report:
+    return Int8Report(
+        ready.manifest.name,
+        ready.job.budget,
+        choice.points,
+        choice.point,
+        choice.sensitivities,
+        {layer.name: layer.weight for layer in ready.layers},
+        ready.chosen_set.to_json(),
+        {**choice.settings, "rest": ready.job.rest},
+        (*ready.chosen_set.notes, *choice.notes),
+        choice.reasons,
+    )
 
 
 def _cache_key(model: onnx.ModelProto, chosen_set: CalibrationSet) -> str:

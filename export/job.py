@@ -24,7 +24,8 @@ from sdps.export.arch import ArchChoice, load_arch
 from sdps.export.engine import check_shapes
 from sdps.export.fine_tuned import FineTuned
 from sdps.export.graph_macs import REFERENCE
-from sdps.export.int8_job import Int8Job, quantise_network
+from sdps.export.int8_job import quantise_network
+from sdps.export.int8_request import Int8Job
 from sdps.export.onnx_export import describe, export_graph, manifest_of
 from sdps.export.parity import Drift, measure_drift, worst_of
 from sdps.export.rewrite import REWRITES

@@ -17,7 +17,7 @@ from sdps.calibration.report import Int8Report, pareto
 from sdps.calibration.sensitivity import Alone, Sensitivity, measure_layers, ranking_pairs
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
-from sdps.export.int8_job import refusal
+from sdps.export.int8_request import refusal
 
 WIDE = DriftBudget(psnr_db=10, shift=50)
 
