@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
@@ -14,19 +13,14 @@ from sdps.core.artifact import atomic_path
 from sdps.core.console import failing_clearly, need
 from sdps.core.errors import UsageError
 from sdps.export import options as o
-from sdps.export.arguments import (
-    ENGINES,
-    check_calibration,
-    check_exits,
-    one_precision,
-    sizes_of,
-)
+from sdps.export.arguments import checked
 from sdps.export.screen import progress, show_parity, show_rewrites
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from sdps.export.job import ExportJob
+    from sdps.export.engine_step import EnginePlan
+    from sdps.export.job import Exported, ExportJob
     from sdps.export.parity import Bounds
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
@@ -90,71 +84,27 @@ def export(
 
     The graph is compared with PyTorch on a real picture; past the bound nothing is written.
     """
+    asked = locals()  # every option by its name, for what looks at many of them together
     if inspect is not None:
         _inspect(inspect, required, as_json)
         return
-    if weights is None:
-        raise UsageError("There is nothing to export.", "Give a checkpoint or a bundled name: sdps-nano.")
-    if required or as_json:
-        raise UsageError("--require and --json go with --inspect.")
-    chosen = one_precision(precision, fp16=fp16, bf16=bf16, int8=int8)
-    calibration = {
-        "calib": calib,
-        "loss_db": max_drift,
-        "tile_db": max_tile_drift,
-        "shift": max_mean_shift,
-        "crops": calib_crops,
-        "crop_side": calib_size,
-        "calibrator": calibrator,
-        "rest": int8_rest,
-        "allow_overlap": allow_overlap or None,
-        "held_out": held_out,
-    }
-    check_calibration(chosen, calibration)
-    if chosen == "int8" and (no_rewrite or explain):
-        raise UsageError(
-            f"{'--no-rewrite' if no_rewrite else '--explain'} does not go with INT8, which is made of the "
-            "rewritten graph.",
-            "Leave it out; an FP32 export with it shows what the rewrites do.",
-        )
-    if exits is not None:
-        of_one_graph = {
-            "--explain": explain,
-            "--cameras": cameras,
-            "--engine-sizes": engine_sizes,
-            "--workspace": workspace,
-            "--opt-level": opt_level,
-            "--targets": targets,
-            "--timing-cache": timing_cache,
-            "--version-compatible": version_compatible,
-            "--hardware-compatible": hardware_compatible,
-            "--dla": dla,
-            "--strip-weights": strip_weights,
-            "--refit": refit,
-            "--rebuild": rebuild,
-        }
-        check_exits(exits, exit, chosen, engine, of_one_graph)
-    sizes = sizes_of(size, dynamic, engine_sizes, cameras)
-    if engine not in ENGINES:
-        raise UsageError(f"There is no engine {engine!r}.", f"Choose one of {', '.join(ENGINES)}.")
-    if name is not None and not re.fullmatch(r"[\w.-]+", name):
-        raise UsageError(f"{name!r} is no name for files.", "Use letters, digits, '.', '_' and '-'.")
+    request = checked(asked)
     for module in ("torch", "onnx", "onnxscript", "onnxruntime", "cv2"):
         need(module, "export")
 
     from sdps.core.gpu import first_gpu
     from sdps.core.samples import PICTURE, sample
     from sdps.export.arch import ArchChoice
-    from sdps.export.engine import EngineOptions, load_flavour, pick_flavour
-    from sdps.export.engine_step import EnginePlan, make_engine
+    from sdps.export.engine import load_flavour, pick_flavour
+    from sdps.export.engine_options import EngineOptions
+    from sdps.export.engine_step import EnginePlan
     from sdps.export.int8_request import parse_int8
-    from sdps.export.job import ExportJob, run_job
-    from sdps.export.lock import locked
-    from sdps.export.parity import Bounds, require
+    from sdps.export.job import ExportJob
+    from sdps.export.parity import Bounds
     from sdps.export.refit import check_refittable
     from sdps.model.zoo import find_weights, model_name
 
-    path = find_weights(weights)
+    path = find_weights(request.weights)
     flavour, why_none = pick_flavour(engine)
     options = EngineOptions(
         workspace_mib=workspace,
@@ -172,38 +122,53 @@ def export(
     choice = ArchChoice.parse(arch, arch_args, mean, std, stride, pick) if arch else None
     if choice is None and (arch_args or mean or std or stride or pick != -1):
         raise UsageError("--arch-args, --mean, --std, --stride and --pick go with --arch.")
-    int8_job = parse_int8(calibration, min_psnr) if chosen == "int8" else None
     job = ExportJob(
         path,
-        name or model_name(weights),
-        chosen,
-        sizes.graph,
+        name or model_name(request.weights),
+        request.precision,
+        request.sizes.graph,
         picture or sample(PICTURE),
         arch=choice,
         rewrite=not no_rewrite,
         exit=-1 if exit is None else exit,
-        int8=int8_job,
+        int8=parse_int8(request.calibration, min_psnr) if request.precision == "int8" else None,
         tile_means=tile_means,
-        engine_range=sizes.engine if flavour else None,
+        engine_range=request.sizes.engine if flavour else None,
     )
-    bounds = Bounds.of(chosen, min_psnr)
+    bounds = Bounds.of(request.precision, min_psnr)
     if exits is not None:
         _export_family(job, out, bounds, quiet)
         return
-    seen: list[ModelProto] = []
     graph = out / f"{job.stem}.onnx"
+    exported = _write_graph(job, graph, bounds, explain, quiet)
+    if flavour is None:
+        _say(quiet, why_none)
+    else:
+        shapes = request.sizes.profiles(exported.manifest.stride)
+        plan = EnginePlan(flavour, shapes, options, timing_cache, rebuild, refit, job.picture, bounds)
+        _build_engine(graph, plan, quiet)
+    _say(quiet, f"Run it: sdps-run --model {graph} --input rain.jpg --output restored.png")
+
+
+def _write_graph(job: ExportJob, graph: Path, bounds: Bounds, explained: bool, quiet: bool) -> Exported:
+    """Exports into `graph`, an INT8 graph's report beside it, and prints the paths; all or nothing."""
+    from sdps.export.job import run_job
+    from sdps.export.lock import locked
+    from sdps.export.parity import require
+
+    plain: list[ModelProto] = []
     folder = graph.with_suffix(".int8")
     # Around all of it, so that a folder that cannot be written to is found out before the work.
     with ExitStack() as around:
         around.enter_context(locked(graph, partial(_say, quiet)))
         temporary = around.enter_context(atomic_path(graph))
         # Ends first: no graph comes without its report.
-        made = around.enter_context(_report_folder(folder)) if int8_job else None
+        made = around.enter_context(_report_folder(folder)) if job.int8 else None
         with progress(quiet) as (bar, task):
-            watch = seen.append if explain else None
+            watch = plain.append if explained else None
             exported = run_job(job, lambda text: bar.update(task, description=text), watch)
-        for plain in seen:
-            show_rewrites(plain, job.size)
+        for model in plain:
+            show_rewrites(model, job.size)
         if not quiet:
             show_parity(exported, bounds)
         require(exported.drifts, bounds)
@@ -214,22 +179,14 @@ def export(
     if exported.int8:
         for line in (*exported.int8.notes, exported.int8.summary()):
             _say(quiet, line)
-    if flavour is None:
-        _say(quiet, why_none)
-    else:
-        plan = EnginePlan(
-            flavour=flavour,
-            shapes=sizes.profiles(exported.manifest.stride),
-            options=options,
-            timing_cache=timing_cache,
-            rebuild=rebuild,
-            stripped=refit,
-            picture=job.picture,
-            bounds=bounds,
-        )
-        with progress(quiet) as (bar, task):
-            make_engine(graph, plan, bar, task, partial(_say, quiet))
-    _say(quiet, f"Run it: sdps-run --model {graph} --input rain.jpg --output restored.png")
+    return exported
+
+
+def _build_engine(graph: Path, plan: EnginePlan, quiet: bool) -> None:
+    from sdps.export.engine_step import make_engine
+
+    with progress(quiet) as (bar, task):
+        make_engine(graph, plan, bar, task, partial(_say, quiet))
 
 
 def _report_folder(folder: Path) -> AbstractContextManager[Path]:
