@@ -50,7 +50,7 @@ class IntegerReport:
     """How much of a graph is integer.
 
     Attributes:
-        names: Outputs of the convolutions whose input and weights both come from INT8.
+        names: Outputs of the convolutions whose picture and weights are `dequantised_from` INT8.
         float_names: Outputs of the other convolutions on feature maps.
         macs_share: The first ones' part of all multiply-accumulates, 0 to 1.
     """
@@ -175,23 +175,43 @@ def integer_convolutions(model: ModelProto, macs: Mapping[int, int]) -> IntegerR
         macs: Multiply-accumulates by index of the node.
     """
     producers = {name: node for node in model.graph.node for name in node.output}
-    int8 = {tensor.name for tensor in model.graph.initializer if tensor.data_type == TensorProto.INT8}
-
-    def from_int8(name: str) -> bool:
-        node = producers.get(name)
-        while node is not None and node.op_type == "Cast":  # a border of FP16
-            node = producers.get(node.input[0])
-        if node is None or node.op_type != "DequantizeLinear":
-            return False
-        maker = producers.get(node.input[0])
-        return node.input[0] in int8 or (maker is not None and maker.op_type == "QuantizeLinear")
-
+    types = inferred_types(model)
     integer, floating, done = [], [], 0
     for index, node in enumerate(model.graph.node):
         if node.op_type in CONVOLUTIONS:
-            if from_int8(node.input[0]) and from_int8(node.input[1]):
+            if dequantised_from(node, producers, types) == TensorProto.INT8:
                 integer.append(node.output[0])
                 done += macs.get(index, 0)
             else:
                 floating.append(node.output[0])
     return IntegerReport(tuple(integer), tuple(floating), done / max(1, sum(macs.values())))
+
+
+def dequantised_from(
+    node: NodeProto, producers: Mapping[str, NodeProto], types: Mapping[str, int]
+) -> int | None:
+    """The one type that picture and weights of a convolution come from straight through a
+    DequantizeLinear, which is what TensorRT fuses to an integer kernel; None where they do not.
+
+    Not even a Cast may stand between, and not some Q/DQ node stand near it.
+
+    Args:
+        node: A convolution or matrix product.
+        producers: The node that makes each tensor.
+        types: `inferred_types`.
+    """
+    sources = [producers.get(name) for name in node.input[:2]]
+    found = {
+        types.get(source.input[0]) if source is not None and source.op_type == "DequantizeLinear" else None
+        for source in sources
+    }
+    return found.pop() if len(found) == 1 else None
+
+
+def inferred_types(model: ModelProto) -> dict[str, int]:
+    """The element type (of `onnx.TensorProto`) of every tensor whose type is stated or follows."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for values in (graph.input, graph.value_info, graph.output):
+        types |= {value.name: value.type.tensor_type.elem_type for value in values}
+    return types

@@ -1,8 +1,7 @@
 """What a graph computes in which precision: layers of an ONNX graph, and of a parsed network.
 
-A convolution's precision is that of its inputs' arithmetic: with explicit quantisation it is INT8
-where picture and weights both come straight from a DequantizeLinear, which is what TensorRT fuses
-to an INT8 kernel, and not because some Q/DQ node stands near it.
+A convolution's precision is that of its inputs' arithmetic: with explicit quantisation it is the type
+that picture and weights are dequantised from (`calibration.qdq.dequantised_from`).
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto
+from onnx import ModelProto, TensorProto
 
+from sdps.calibration.qdq import dequantised_from, inferred_types
 from sdps.core.errors import ExportError
 from sdps.export.graph_macs import macs_by_node
 
 CONVOLUTIONS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 INTEGER = frozenset({"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"})
-QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 TYPES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
@@ -73,7 +72,7 @@ class Share:
 
 def graph_layers(model: ModelProto) -> list[Layer]:
     """The nodes of an ONNX graph; the types of inner tensors are inferred where they are not stated."""
-    types = _types(model)
+    types = inferred_types(model)
     made_by = {name: node for node in model.graph.node for name in node.output}
     sizes = {tensor.name: _tensor_bytes(tensor) for tensor in model.graph.initializer}
     try:
@@ -84,7 +83,8 @@ def graph_layers(model: ModelProto) -> list[Layer]:
     for index, node in enumerate(model.graph.node):
         held = sum(sizes.pop(name, 0) for name in node.input)
         if node.op_type in CONVOLUTIONS:
-            precision = _quantised_as(node, made_by, types) or _name(types.get(node.output[0]))
+            quantised = _name(dequantised_from(node, made_by, types) or types.get(node.output[0]))
+            precision = "int8" if quantised == "uint8" else quantised
         elif node.op_type in INTEGER:
             precision = "int8"
         else:
@@ -157,34 +157,15 @@ def activation_ranges(model: ModelProto) -> dict[str, float]:
     values = {tensor.name: tensor for tensor in model.graph.initializer}
     ranges = {}
     for node in model.graph.node:
-        if node.op_type == QUANTISE and node.input[1] in values:
+        if node.op_type == "QuantizeLinear" and node.input[1] in values:
             scale = onnx.numpy_helper.to_array(values[node.input[1]])
             if scale.size == 1:
                 ranges[node.input[0]] = float(scale.reshape(-1)[0]) * 127
     return ranges
 
 
-def _types(model: ModelProto) -> dict[str, int]:
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    types = {tensor.name: tensor.data_type for tensor in inferred.initializer}
-    for values in (inferred.input, inferred.value_info, inferred.output):
-        types |= {value.name: value.type.tensor_type.elem_type for value in values}
-    return types
-
-
 def _name(elem_type: int | None) -> str:
     return TYPES.get(elem_type, "other") if elem_type is not None else "other"
-
-
-def _quantised_as(node: NodeProto, made_by: dict[str, NodeProto], types: dict[str, int]) -> str:
-    """'int8' where both operands were dequantised from it; '' where they were not."""
-    sources = [made_by.get(name) for name in node.input[:2]]
-    found = {
-        _name(types.get(source.input[0])) if source and source.op_type == DEQUANTISE else ""
-        for source in sources
-    }
-    only = found.pop() if len(found) == 1 else ""
-    return "int8" if only == "uint8" else only
 
 
 def _tensor_bytes(tensor: TensorProto) -> int:

@@ -18,6 +18,7 @@ from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
 from sdps.export.cli import app
 from sdps.export.graph_macs import macs_by_node
+from sdps.export.layers import graph_layers, shares, summarise
 from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.model.checkpoint import to_published
 
@@ -66,6 +67,8 @@ def test_to_files(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     assert len(report["calibration_set"]["calibrate"]) == 12
     found = integer_convolutions(model, macs_by_node(model))
     assert manifest.int8["integer_convolutions"] == len(found.names) > 10
+    of_precision = shares(summarise(graph_layers(model)))  # what --require goes by
+    assert of_precision["int8"].count == len(found.names)
     assert manifest.int8["int8_macs_share"] == pytest.approx(found.macs_share, abs=1e-3)
     assert "multiply-accumulates are INT8" in result.stderr
     assert "in the worst tile" in result.stderr  # there is no ground truth
