@@ -14,11 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from sdps.calibration.drift import Pair
-from sdps.calibration.entry import Entry, Picture, UnequalError, UnreadableError
+from sdps.calibration.crops import FLAT, Crop, choose, cut
+from sdps.calibration.entry import Entry, UnequalError, UnreadableError
 from sdps.calibration.grouping import scenes, split_film, split_groups
 from sdps.calibration.held_out import hashes_below, perceptual_hash, refuse_overlap
 from sdps.calibration.observe import Step
@@ -30,47 +27,8 @@ from sdps.core.spec import STRIDE
 CROPS, VERIFY_CROPS, LEAST = 128, 32, 8
 CROP = 256
 READING, CHOOSING = "Reading the pictures", "Choosing crops"
-PER_PICTURE = 8
-"""Candidate crops of each picture."""
 LEAST_OF_A_SCENE = 3
 """Pictures of one size and no copies of each other, of a camera that looks at one scene."""
-FLAT = 1.0
-"""A crop whose values deviate less than this many levels says nothing about ranges."""
-
-
-@dataclass(frozen=True)
-class Crop:
-    """A piece of a picture, cut at (top, left).
-
-    Attributes:
-        name, group: Of the picture, see `origins.Entry`.
-        sha256: Of the picture's source.
-        image: (side, side, 3) uint8 RGB.
-        clean: The same of its ground truth, or None.
-    """
-
-    name: str
-    group: str
-    sha256: str
-    top: int
-    left: int
-    image: Image
-    clean: Image | None
-
-    @property
-    def pair(self) -> Pair:
-        """With its ground truth."""
-        return Pair(self.image, self.clean, self.group)
-
-    def to_json(self) -> dict[str, Any]:
-        """What names this crop for good."""
-        return {
-            "source": self.name,
-            "source_sha256": self.sha256,
-            "group": self.group,
-            "box": [self.top, self.left, *self.image.shape[:2]],
-            "sha256": hashlib.sha256(self.image.tobytes()).hexdigest(),
-        }
 
 
 @dataclass(frozen=True)
@@ -102,16 +60,6 @@ class CalibrationSet:
             "calibrate": [crop.to_json() for crop in self.calibrate],
             "verify": [crop.to_json() for crop in self.verify],
         }
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """Where a crop may be cut, and its `features`."""
-
-    entry: Entry
-    top: int
-    left: int
-    features: npt.NDArray[np.float64]
 
 
 def build_set(
@@ -147,8 +95,9 @@ def build_set(
     source = open_origin(origin)
     kept_apart, unread = ([], []) if held_out is None else hashes_below(held_out, step)
     notes = list(source.notes)
-    usable, hashes, different = _survey(source, side, notes, _ticks(READING, len(source.entries), step))
-    told = {entry.name: digits for entry, digits in zip(usable, hashes, strict=True) if digits}
+    survey = _survey(source, side, _ticks(READING, len(source.entries), step))
+    notes += survey.notes
+    told = {entry.name: digits for entry, digits in zip(survey.usable, survey.hashes, strict=True) if digits}
     if not allow_overlap:
         refuse_overlap(told)
     if held_out is not None:
@@ -156,23 +105,24 @@ def build_set(
         notes.append(f"None of its pictures is among the {len(kept_apart)} of {held_out}.")
         if unread:
             notes.append(f"Of {held_out}, {len(unread)} could not be read and compared: {_named(unread)}.")
-    names, looked_at = (len({entry.name for entry in some}) for some in (usable, source.entries))
+    names, looked_at = (len({entry.name for entry in some}) for some in (survey.usable, source.entries))
     if names < 2:
         raise UsageError(
             f"Of the {looked_at} pictures of {origin} that were looked at, {names} can be read and have "
             f"{side}x{side} pixels; two are the least.",
             "One serves to calibrate, another to verify. Give more, or smaller crops with --calib-size.",
         )
-    calibrate, verify = _split(source, usable, hashes, different, notes)
+    calibrate, verify, told_of_split = _split(source, survey)
+    notes += told_of_split
     tick = _ticks(CHOOSING, len(calibrate) + len(verify), step)
-    chosen, flat = _choose(calibrate, crops or CROPS, side, tick)
-    verified, flat_too = _choose(verify, VERIFY_CROPS, side, tick)
+    chosen, flat = choose(calibrate, crops or CROPS, side, tick)
+    verified, flat_too = choose(verify, VERIFY_CROPS, side, tick)
     if flat + flat_too:
         notes.append(f"{flat + flat_too} flat crops were left out.")
     _refuse_few(origin, len(chosen), len(verified), crops)
     if len(chosen) < (crops or CROPS):
         notes.append(f"{len(chosen)} crops were to be had instead of {CROPS}.")
-    return CalibrationSet(_cut(chosen, side), _cut(verified, side), source.name, notes)
+    return CalibrationSet(cut(chosen, side), cut(verified, side), source.name, notes)
 
 
 def _ticks(what: str, total: int, step: Step) -> Callable[[], None]:
@@ -199,14 +149,25 @@ def _refuse_few(origin: str, chosen: int, verified: int, asked: int | None) -> N
         )
 
 
-def _survey(
-    source: Origin, side: int, notes: list[str], tick: Callable[[], None]
-) -> tuple[list[Entry], list[str | None], int]:
-    """The pictures that can be cut, the hash of each, None of a flat one, and how many differ at all.
+@dataclass(frozen=True)
+class _Survey:
+    """What a source holds.
 
-    Of the others there are notes. Pictures of several sizes are no camera's and count as none. What is
-    there in several rains is read once.
+    Attributes:
+        usable: The pictures that can be cut.
+        hashes: Of each of them; None of a flat one.
+        different: How many differ at all; 0 for pictures of several sizes, which are no camera's.
+        notes: What was left out.
     """
+
+    usable: Sequence[Entry]
+    hashes: Sequence[str | None]
+    different: int
+    notes: Sequence[str]
+
+
+def _survey(source: Origin, side: int, tick: Callable[[], None]) -> _Survey:
+    """Reads every picture once, however many rains it is there in."""
     usable: list[Entry] = []
     hashes: list[str | None] = []
     known: dict[str, str | None] = {}
@@ -240,15 +201,11 @@ def _survey(
         hashes.append(known[entry.name])
         contents.add(picture.sha256)
         shapes.add(picture.rainy.shape)
-    for names, why in (
-        (unreadable, "as no readable pictures"),
-        (unequal, "unlike their truth in size"),
-    ):
-        if names:
-            notes.append(f"Left out, {why}: {_named(names)}.")
+    left_out = ((unreadable, "as no readable pictures"), (unequal, "unlike their truth in size"))
+    notes = [f"Left out, {why}: {_named(names)}." for names, why in left_out if names]
     if small:
         notes.append(f"{small} pictures are smaller than {side} pixels and were left out.")
-    return usable, hashes, len(contents) if len(shapes) == 1 else 0
+    return _Survey(usable, hashes, len(contents) if len(shapes) == 1 else 0, notes)
 
 
 def _named(names: Sequence[str]) -> str:
@@ -260,22 +217,18 @@ def _hash(image: Image) -> str | None:
     return None if int(image.max()) - int(image.min()) <= 2 * FLAT else perceptual_hash(image)
 
 
-def _split(
-    source: Origin,
-    usable: Sequence[Entry],
-    hashes: Sequence[str | None],
-    different: int,
-    notes: list[str],
-) -> tuple[list[Entry], list[Entry]]:
-    """What calibrates and what verifies; `different` says how many a still camera may have taken.
+def _split(source: Origin, survey: _Survey) -> tuple[list[Entry], list[Entry], list[str]]:
+    """What calibrates, what verifies, and what is to be noted of it.
 
     Raises:
         UsageError: all pictures are one, or two of one scene.
     """
+    usable = survey.usable
     # The same in several rains has the same name.
     names = {name: i for i, name in enumerate(dict.fromkeys(entry.name for entry in usable))}
     numbers = [names[entry.name] for entry in usable] if source.rained else list(range(len(usable)))
-    groups = numbers if source.kind == "photos" else scenes(hashes)
+    groups = numbers if source.kind == "photos" else scenes(survey.hashes)
+    notes = []
     if source.kind == "film":
         parts = split_film(len(usable))
         if {groups[i] for i in parts[0]} & {groups[i] for i in parts[1]}:
@@ -283,7 +236,7 @@ def _split(
                 "The film's last third, which verifies, shows a scene that calibrates too, as it does with "
                 "a still camera; on other scenes the drift may be larger."
             )
-    elif len(set(groups)) < 2 and different < LEAST_OF_A_SCENE:
+    elif len(set(groups)) < 2 and survey.different < LEAST_OF_A_SCENE:
         raise UsageError(
             f"The {max(numbers) + 1} pictures of {source.name} all show one scene; two are the least.",
             "One serves to calibrate, another to verify: add pictures of something else.",
@@ -300,88 +253,4 @@ def _split(
         )
     else:
         parts = split_groups(groups)
-    return [usable[i] for i in parts[0]], [usable[i] for i in parts[1]]
-
-
-def _choose(
-    entries: Sequence[Entry], most: int, side: int, tick: Callable[[], None]
-) -> tuple[list[_Candidate], int]:
-    """`most` places by greedy k-centre over `features`; and how many flat ones were passed over."""
-    candidates: list[_Candidate] = []
-    flat = 0
-    for index, entry in enumerate(entries):
-        tick()
-        image = entry.read().rainy
-        rng = np.random.default_rng((20, index))
-        height, width = image.shape[:2]
-        places = {
-            (int(rng.integers(height - side + 1)), int(rng.integers(width - side + 1)))
-            for _ in range(PER_PICTURE)
-        }
-        for top, left in sorted(places):
-            cut = _window(image, top, left, side)
-            if cut.std() < FLAT:
-                flat += 1
-            else:
-                candidates.append(_Candidate(entry, top, left, features(cut)))
-    if not candidates:
-        return [], flat
-    return [candidates[i] for i in k_centres(np.stack([c.features for c in candidates]), most)], flat
-
-
-def _cut(chosen: Sequence[_Candidate], side: int) -> list[Crop]:
-    """The crops themselves, in the same order. Every picture is read once more, and let go."""
-    made: dict[int, Crop] = {}
-    for entry in dict.fromkeys(place.entry for place in chosen):
-        picture = entry.read()
-        of_it = ((i, place) for i, place in enumerate(chosen) if place.entry is entry)
-        made |= {i: _crop(place, picture, side) for i, place in of_it}
-    return [made[i] for i in range(len(chosen))]
-
-
-def _crop(place: _Candidate, picture: Picture, side: int) -> Crop:
-    image, clean = (
-        None if whole is None else _window(whole, place.top, place.left, side)
-        for whole in (picture.rainy, picture.clean)
-    )
-    assert image is not None
-    return Crop(place.entry.name, place.entry.group, picture.sha256, place.top, place.left, image, clean)
-
-
-def _window(image: Image, top: int, left: int, side: int) -> Image:
-    return np.ascontiguousarray(image[top : top + side, left : left + side])
-
-
-def features(image: Image) -> npt.NDArray[np.float64]:
-    """What distinguishes crops for calibration, cheaply: brightness, colour, detail, rain.
-
-    Five quantiles of luma, the channels' means, the energy of fine detail, and the energy of
-    structures that run down the picture (streaks of rain) over that of those that run across.
-    """
-    luma = image.astype(np.float64) @ (0.299, 0.587, 0.114)
-    down, across = np.abs(np.diff(luma, axis=0)).mean(), np.abs(np.diff(luma, axis=1)).mean()
-    fine = np.abs(
-        luma[1:-1, 1:-1] * 4 - luma[:-2, 1:-1] - luma[2:, 1:-1] - luma[1:-1, :-2] - luma[1:-1, 2:]
-    ).mean()
-    return np.array(
-        [
-            *np.quantile(luma, (0.02, 0.25, 0.5, 0.75, 0.98)) / 64,
-            *image.mean((0, 1)) / 64,
-            np.log2(1 + fine),
-            np.log2((across + 0.1) / (down + 0.1)),
-        ]
-    )
-
-
-def k_centres(points: npt.NDArray[np.float64], count: int) -> list[int]:
-    """Indices of `count` points, each the farthest from those before (Gonzalez 1985); the first is
-    the one nearest to the mean. With no more points than `count`, all of them."""
-    if len(points) <= count:
-        return list(range(len(points)))
-    scaled = (points - points.mean(0)) / (points.std(0) + 1e-9)
-    chosen = [int(np.argmin((scaled**2).sum(1)))]
-    nearest = np.full(len(points), np.inf)
-    while len(chosen) < count:
-        nearest = np.minimum(nearest, ((scaled - scaled[chosen[-1]]) ** 2).sum(1))
-        chosen.append(int(np.argmax(nearest)))
-    return chosen
+    return [usable[i] for i in parts[0]], [usable[i] for i in parts[1]], notes
