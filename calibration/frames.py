@@ -19,10 +19,11 @@ from sdps.calibration.entry import Entry, UnequalError, UnreadableError
 from sdps.calibration.grouping import scenes, split_film, split_groups
 from sdps.calibration.held_out import hashes_below, perceptual_hash, refuse_overlap
 from sdps.calibration.observe import Step
-from sdps.calibration.origins import NAMED, Origin, open_origin
+from sdps.calibration.origins import Origin, open_origin
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.core.spec import STRIDE
+from sdps.core.words import listed
 
 CROPS, VERIFY_CROPS, LEAST = 128, 32, 8
 CROP = 256
@@ -104,7 +105,7 @@ def build_set(
         refuse_overlap(told, kept_apart, str(held_out))
         notes.append(f"None of its pictures is among the {len(kept_apart)} of {held_out}.")
         if unread:
-            notes.append(f"Of {held_out}, {len(unread)} could not be read and compared: {_named(unread)}.")
+            notes.append(f"Of {held_out}, {len(unread)} could not be read and compared: {listed(unread)}.")
     names, looked_at = (len({entry.name for entry in some}) for some in (survey.usable, source.entries))
     if names < 2:
         raise UsageError(
@@ -202,14 +203,10 @@ def _survey(source: Origin, side: int, tick: Callable[[], None]) -> _Survey:
         contents.add(picture.sha256)
         shapes.add(picture.rainy.shape)
     left_out = ((unreadable, "as no readable pictures"), (unequal, "unlike their truth in size"))
-    notes = [f"Left out, {why}: {_named(names)}." for names, why in left_out if names]
+    notes = [f"Left out, {why}: {listed(names)}." for names, why in left_out if names]
     if small:
         notes.append(f"{small} pictures are smaller than {side} pixels and were left out.")
     return _Survey(usable, hashes, len(contents) if len(shapes) == 1 else 0, notes)
-
-
-def _named(names: Sequence[str]) -> str:
-    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
 
 
 def _hash(image: Image) -> str | None:

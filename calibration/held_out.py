@@ -17,6 +17,7 @@ from sdps.calibration.observe import Step
 from sdps.core.console import need
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.core.words import listed
 
 HELD_OUT = "Reading what you evaluate on"
 NEAR = 10
@@ -96,10 +97,8 @@ def refuse_overlap(
         if any((int(digits, 16) ^ other).bit_count() <= NEAR for other in forbidden)
     ]
     if shared:
-        more = f" and {len(shared) - 3} more" if len(shared) > 3 else ""
         raise UsageError(
-            f"The calibration set shares pictures with {folder or 'the evaluation set'}: "
-            f"{', '.join(shared[:3])}{more}.",
+            f"The calibration set shares pictures with {folder or 'the evaluation set'}: {listed(shared)}.",
             "Figures measured there would flatter: take other pictures"
             + (", or leave --held-out out." if folder else ", or say --allow-overlap."),
         )

@@ -21,6 +21,7 @@ from sdps.core.artifact import sha256_of
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.core.pictures import decode_picture, no_room_for
+from sdps.core.words import listed_lines
 
 if TYPE_CHECKING:
     from sdps.training.datasets import Pair as Files
@@ -35,8 +36,6 @@ MOST_RAINED = 32
 """Photographs that rain is rendered on; each of them gives a picture for every look."""
 MOST_FILES = 1024
 """Pictures of a folder that are looked at, each of them twice; Rain13K has 13,712 pairs."""
-NAMED = 3
-"""Files that a note names before it counts the rest."""
 
 
 @dataclass(frozen=True)
@@ -87,10 +86,6 @@ def open_origin(origin: str) -> Origin:
         "Give a folder of rainy pictures, a video, 'photos' for photographs with rendered rain, or "
         f"{RAINED}DIR for rain on your own.",
     )
-
-
-def _listed(lines: Sequence[str]) -> str:
-    return "; ".join(lines[:NAMED]) + (f"; and {len(lines) - NAMED} more" if len(lines) > NAMED else "")
 
 
 def _is_picture(path: Path) -> bool:
@@ -198,7 +193,7 @@ def _pairs(folder: Path) -> tuple[list[Files] | None, list[str]]:
         if len(parts) < len(data.parts):
             notes.append(f"Of {folder}, the part {next(iter(parts)).split('/')[0]!r} was taken.")
         if data.problems:
-            notes.append(f"Left out, as no pairs: {_listed(data.problems)}.")
+            notes.append(f"Left out, as no pairs: {listed_lines(data.problems)}.")
     pairs = [pair for pair in pairs if pair.rainy.is_file() and pair.clean.is_file()]
     return sorted(pairs, key=lambda pair: pair.rainy), notes
 

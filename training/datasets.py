@@ -29,6 +29,7 @@ from sdps.core.console import need
 from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
 from sdps.core.pictures import MAX_PIXELS, READERS, read_picture
+from sdps.core.words import listed_lines
 from sdps.runtime.sources import PICTURES
 
 INPUTS = ("input", "rainy", "rain", "rain/X2", "rain/x2", "lq", "rainy_image")
@@ -100,7 +101,8 @@ def recognise(folder: Path) -> DataSet:
         below = [inside for inside in _folders(folder) if _recognise(inside).parts]
         hint = f"Did you mean {below[0]}?" if len(below) == 1 else ""
         raise UsageError(
-            f"{folder} holds no pairs of rainy and clean pictures. {_listed(found.problems) or why}",
+            f"{folder} holds no pairs of rainy and clean pictures. "
+            + (f"{listed_lines(found.problems, SHOWN)}." if found.problems else why),
             hint or "Put them into input/ and target/ under the same names.",
         )
     return found
@@ -195,7 +197,7 @@ def refuse(problems: Sequence[str]) -> None:
 
 def summary(problems: Sequence[str]) -> str:
     """How many, and the first of them."""
-    return f"{len(problems)} pictures do not fit: {_listed(problems)}"
+    return f"{len(problems)} pictures do not fit: {listed_lines(problems, SHOWN)}."
 
 
 def scene_hash(path: Path) -> int | None:
@@ -342,10 +344,3 @@ def _key(path: Path) -> str:
 
 def _is_clean(path: Path) -> bool:
     return re.fullmatch(r"norain-\d+", path.stem.lower()) is not None
-
-
-def _listed(problems: Sequence[str]) -> str:
-    if not problems:
-        return ""
-    rest = len(problems) - SHOWN
-    return "; ".join(problems[:SHOWN]) + (f"; and {rest} more." if rest > 0 else ".")
