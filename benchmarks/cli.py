@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdps.core.console import failing_clearly, version_printer
+from sdps.core.console import failing_clearly, need, version_printer
 
 if TYPE_CHECKING:
     from sdps.benchmarks.bench import Plan
@@ -58,7 +58,7 @@ def bench(
         typer.Option(
             min=0.1,
             metavar="SECONDS",
-            help="Stop timing after this long, but not before 5 rounds. Default: 60, or none with --rounds.",
+            help="Stop timing after this long, but not before 6 rounds. Default: 60, or none with --rounds.",
         ),
     ] = None,
     threads: Annotated[
@@ -93,6 +93,7 @@ def bench(
 
     Contenders take turns, so that a busy machine slows all alike. Pictures are compared with PyTorch FP32's.
     """
+    need("torch", "bench")  # everything is compared with it
     from sdps.benchmarks.bench import Plan
     from sdps.benchmarks.report import claim, show, write
     from sdps.benchmarks.tables import verdicts

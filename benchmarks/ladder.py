@@ -18,7 +18,7 @@ import torch
 import typer
 
 from sdps.benchmarks.macs import stage_costs
-from sdps.benchmarks.timing import Latency, Ratio, interleave, summarise, versus
+from sdps.benchmarks.timing import MIN_ROUNDS, Latency, Ratio, interleave, summarise, versus
 from sdps.core.artifact import write_json
 from sdps.core.console import failing_clearly
 from sdps.core.errors import UsageError
@@ -159,7 +159,7 @@ def main(
     latency: Annotated[
         bool, typer.Option("--latency", help="Export each preset and time its graph, in turns.")
     ] = False,
-    rounds: Annotated[int, typer.Option(min=5, help="Of --latency: samples of each.")] = 10,
+    rounds: Annotated[int, typer.Option(min=MIN_ROUNDS, help="Of --latency: samples of each.")] = 10,
     provider: Annotated[
         str, typer.Option(metavar="NAME", help="Of --latency: auto, openvino, cpu, cuda, tensorrt.")
     ] = "auto",

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sdps.benchmarks.measurement import REFERENCE, Drift, Measurement, Report, StageCost, Truth
+from sdps.benchmarks.timing import MIN_ROUNDS
 
 SAME_DB, NEAR_DB = 50.0, 40.0
 """PSNR against PyTorch FP32 from which on a picture is called the same (a root mean square of 0.8 of
@@ -103,13 +104,15 @@ def _latency(report: Report) -> Grid:
         name = f"{m.contender} on {_device(m)}" if m is report.reference else m.contender
         rows.append((name, *(_ms(t) for t in times), speed, *rates))
     timing = report.timing
+    enough = timing.rounds >= MIN_ROUNDS
+    interval = "its 95 % interval" if enough else f"its range (an interval needs {MIN_ROUNDS} rounds)"
     asked = "" if timing.rounds >= 100 else f" p99 needs 100 rounds, p90 needs 10; these are {timing.rounds}."
     return Grid(
         f"Latency at {report.size}, milliseconds",
         ("contender", "p50", "p90", "p99", "max", "x PyTorch", "images/s", "of a file"),
         rows,
         f"{_count(timing.rounds, 'round')} in turns, {_count(timing.threads, 'thread')} each. x PyTorch: "
-        "median over rounds of PyTorch's time / the contender's, with its 95 % interval. Of a file: images/s "
+        f"median over rounds of PyTorch's time / the contender's, with {interval}. Of a file: images/s "
         f"with so many (in brackets) in flight, where the engine has more than one.{asked}",
     )
 
@@ -145,6 +148,9 @@ def _truth(report: Report) -> Grid:
 def _speed(report: Report, measurement: Measurement) -> str:
     ratio, reference = report.ratio(measurement), report.reference
     where = "" if measurement.on_cpu == reference.on_cpu else f" on the {_device(reference)}"
+    if report.timing.rounds < MIN_ROUNDS:
+        rounds = _count(report.timing.rounds, "round")
+        return f"speed not resolved in {rounds} ({_times(ratio.median)} PyTorch's)"
     if not ratio.resolved:
         return f"about as fast as PyTorch{where} ({_times(ratio.low)} to {_times(ratio.high)})"
     if ratio.high > VAGUE * ratio.low:

@@ -18,7 +18,9 @@ import numpy as np
 
 from sdps.core.errors import UsageError
 
-ROUNDS, BUDGET_S, MIN_ROUNDS = 200, 60.0, 5
+ROUNDS, BUDGET_S = 200, 60.0
+MIN_ROUNDS = 6
+"""The least that have an interval: the range of five contains the median in 93.75 %."""
 PAUSE_S = 0.01
 """Between contenders: thread pools spin on after a call and would take a core from the next one."""
 SPREAD_LIMIT = 0.10
@@ -66,7 +68,10 @@ class Latency:
 
 @dataclass(frozen=True)
 class Ratio:
-    """How many times as fast as the reference: median of the rounds, and a 95 % interval of that median."""
+    """How many times as fast as the reference: median of the rounds, and a 95 % interval of that median.
+
+    Of fewer than MIN_ROUNDS rounds `low` and `high` are only the range.
+    """
 
     median: float
     low: float
@@ -90,7 +95,7 @@ def interleave(
     """Times several callables in turns.
 
     Stops after `rounds` (by default 200), or after the first round that ends past `budget_s` (by
-    default 60 s where `rounds` is not given either) but not before 5 rounds.
+    default 60 s where `rounds` is not given either) but not before MIN_ROUNDS.
 
     Args:
         contenders: Name to callable; a call returns only when its work is done.
@@ -153,7 +158,7 @@ def versus(reference_ns: Sequence[int], contender_ns: Sequence[int]) -> Ratio:
     """Speed against the reference: the median over rounds of reference time / contender time.
 
     The interval lies between two order statistics, as the sign test has it, and supposes nothing
-    about the noise (Conover, Practical Nonparametric Statistics, 3rd ed., ch. 3.2). Below six rounds
+    about the noise (Conover, Practical Nonparametric Statistics, 3rd ed., ch. 3.2). Below MIN_ROUNDS
     it is the whole range, which then covers less than 95 %.
 
     Args:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdps.benchmarks.environment import Environment
-from sdps.benchmarks.timing import Ratio, interleave, summarise, versus
+from sdps.benchmarks.timing import MIN_ROUNDS, Ratio, interleave, summarise, versus
 from sdps.core.artifact import write_json
 from sdps.core.console import failing_clearly
 from sdps.model import SDPSFNet
@@ -98,7 +98,7 @@ def bench(
     preset: Annotated[str, typer.Option(help="Network.")] = "nano",
     patch: Annotated[int, typer.Option(help="Side of a patch in pixels.")] = 128,
     batch: Annotated[int, typer.Option(help="Patches a step.")] = 2,
-    rounds: Annotated[int, typer.Option(min=5, help="Steps of each.")] = 30,
+    rounds: Annotated[int, typer.Option(min=MIN_ROUNDS, help="Steps of each.")] = 30,
     budget: Annotated[float, typer.Option(help="Seconds for all of them.")] = 300.0,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: PyTorch's choice.")] = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Ours with torch.compile as well.")] = False,

@@ -80,6 +80,15 @@ def test_a_vague_ratio_is_said_as_a_range(report: Report) -> None:
     assert re.match(r"\d\.\dx to \d\.\dx PyTorch's speed, ", sentence)
 
 
+def test_no_interval_is_claimed_from_five_rounds(report: Report) -> None:
+    """Their range contains the median in 93.75 %, that of one sample never."""
+    few = tuple(replace(m, samples_ns=m.samples_ns[:5]) for m in report.measurements)
+    report = replace(report, measurements=few, timing=Timing(5, 2, 0, 2))
+    assert "with its range (an interval needs 6 rounds)" in markdown(report)
+    assert "95 %" not in markdown(report)
+    assert all("speed not resolved in 5 rounds" in sentence for _, sentence in verdicts(report))
+
+
 def test_p99_is_not_claimed_from_few_rounds(report: Report) -> None:
     few = tuple(replace(m, samples_ns=m.samples_ns[:30]) for m in report.measurements)
     report = replace(report, measurements=few, timing=Timing(30, 2, 0, 2))

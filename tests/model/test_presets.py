@@ -86,12 +86,12 @@ def test_the_ladders_latency_is_measured_side_by_side(
     monkeypatch.setattr(ladder, "NAMES", ("gates", "psf40"))
     monkeypatch.setattr(ladder, "SIZE", Size(64, 64))
     out = tmp_path / "ladder.json"
-    command = ["--latency", "--rounds", "5", "--provider", "cpu", "--threads", "1", "--out", str(out)]
+    command = ["--latency", "--rounds", "6", "--provider", "cpu", "--threads", "1", "--out", str(out)]
     result = CliRunner().invoke(ladder.app, command)
     assert result.exit_code == 0, result.output
-    assert "round 5 of 5" in result.stderr and "p50, ms" in result.stdout
+    assert "round 6 of 6" in result.stderr and "p50, ms" in result.stdout
     kept = json.loads(out.read_text())["presets"]
-    assert all(len(pace["samples_ns"]) == 5 and pace["latency"]["p50_ms"] > 0 for pace in kept.values())
+    assert all(len(pace["samples_ns"]) == 6 and pace["latency"]["p50_ms"] > 0 for pace in kept.values())
     assert kept["psf40"]["speed"] == {"median": 1.0, "low": 1.0, "high": 1.0}
     assert kept["gates"]["speed"]["median"] != 1.0
     assert CliRunner().invoke(ladder.app, ["--out", str(out)]).exit_code == 2
