@@ -31,7 +31,7 @@ def with_tile_means(model: onnx.ModelProto) -> onnx.ModelProto:
     - output `tile_means`: float32 [N, T, 1, 1], the m of all means in the same order.
 
     Means of what follows from other means alone (the PSF's) need none. In 16-bit graphs all of these are
-    FP32 islands already (`precision.py`).
+    FP32 islands already (`islands.py`).
 
     Args:
         model: A graph of `export_graph`, of any precision.
