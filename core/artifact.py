@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from sdps.core.cache import cache_folder
 from sdps.core.errors import SdpsError
 
 
@@ -29,10 +30,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SdpsError(
-            f"Cannot make the folder {target.parent}: {error.strerror}.", "Choose another output folder."
+            f"Cannot make the folder {target.parent}: {error.strerror}.", _elsewhere(target.parent)
         ) from error
     if not os.access(target.parent, os.W_OK):
-        raise SdpsError(f"The folder {target.parent} is not writable.", "Choose another output folder.")
+        raise SdpsError(f"The folder {target.parent} is not writable.", _elsewhere(target.parent))
     temporary = target.with_name(f".{target.stem}.{secrets.token_hex(4)}.tmp{target.suffix}")
     try:
         yield temporary
@@ -48,6 +49,14 @@ def atomic_path(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def _elsewhere(folder: Path) -> str:
+    """How to get another folder than one that cannot be written; the cache's is nobody's output."""
+    with suppress(SdpsError):
+        if folder.is_relative_to(cache_folder()):
+            return "SDPS_HOME names another one: export SDPS_HOME=/a/folder/of/yours"
+    return "Choose another output folder."
 
 
 def write_bytes(target: Path, data: bytes) -> None:

@@ -52,3 +52,14 @@ def test_what_the_body_reads_is_not_blamed_on_the_output(tmp_path: Path) -> None
 def test_the_hash_of_a_file(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert sha256_of(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+def test_a_cache_that_cannot_be_written_is_no_output_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SDPS_HOME", str(tmp_path / "file" / "home"))
+    with pytest.raises(SdpsError, match="SDPS_HOME names another"):
+        write_bytes(tmp_path / "file" / "home" / "photos" / "a.png", b"")
+    with pytest.raises(SdpsError, match="another output folder"):
+        write_bytes(tmp_path / "file" / "a.png", b"")
