@@ -8,12 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sdps.core import telemetry
 from sdps.core.version import __version__
 
 if TYPE_CHECKING:
     from sdps.runtime.derainer import Derainer
 
 __all__ = ["Derainer", "__version__"]
+
+telemetry.switch_off()
 
 
 def __getattr__(name: str) -> Any:
