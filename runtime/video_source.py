@@ -15,7 +15,7 @@ from sdps.core.errors import SourceError
 from sdps.core.frame import Frame
 from sdps.runtime.color import ColorSpec, to_rgb
 from sdps.runtime.events import Events
-from sdps.runtime.file_clock import JUMP, FileClock
+from sdps.runtime.file_clock import JUMP, Ahead, FileClock
 from sdps.runtime.orientation import display_matrix, lies, upright
 from sdps.runtime.redact import redacted
 from sdps.runtime.stream import SourceRefused, StreamInfo
@@ -189,13 +189,7 @@ class VideoSource:
 
     def __iter__(self) -> Iterator[Frame]:
         clock, shift = FileClock(self.info.offset, math.inf if self.live else JUMP), 0.0
-        index = 0
-        frame = self.first
-        self.first = None
-        while frame is not None:
-            # PyAV before 16 knows of few files how long a frame is shown.
-            lasting = float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
-            time = clock(frame.time, lasting or float(1 / self.info.fps))
+        for index, (frame, time) in enumerate(self._timed(clock)):
             if clock.shift > shift:
                 self.events.emit(
                     "clock", f"the clock of {self.name} falls back after {time:.1f} s; it goes on from there"
@@ -207,17 +201,31 @@ class VideoSource:
             )
             color = self.info.color if same else ColorSpec.of(frame)
             image = upright(to_rgb(frame, color), display_matrix(frame))
-            yield Frame(image, index, time, duration=lasting)
-            index += 1
-            frame = next(self.decoded, None)
+            yield Frame(image, index, time, duration=_lasting(frame))
         if self.info.live:
             raise SourceError(f"{self.name} stopped: {self.failure or 'the stream ended'}.")
+
+    def _timed(self, clock: FileClock) -> Iterator[tuple[Any, float]]:
+        """The frames with their moments."""
+        stream: Ahead[Any] = Ahead(clock)
+        mean = float(1 / self.info.fps)
+        frame = self.first
+        self.first = None
+        while frame is not None:
+            yield from stream.add(frame, frame.time, _lasting(frame) or mean)
+            frame = next(self.decoded, None)
+        yield from stream.rest()
 
     def close(self) -> None:
         self.container.close()
         # The generator and this object hold each other; a decoder's buffers must not wait for the
         # garbage collector, once per reconnect.
         self.decoded, self.first = iter(()), None
+
+
+def _lasting(frame: Any) -> float:
+    """Seconds that a frame is shown; 0 if not known: PyAV before 16 knows it of few files."""
+    return float(frame.duration * frame.time_base) if frame.duration and frame.time_base else 0.0
 
 
 def _network_options(uri: str) -> dict[str, str]:
