@@ -45,7 +45,11 @@ class Cut:
         if frames is not None:
             frames = -(-frames // every)
         self.info = replace(
-            info, frames=frames, fps=info.fps / every, offset=info.offset + start, cut=duration is not None
+            info,
+            frames=frames,
+            fps=info.fps / every,
+            offset=info.offset + start,
+            duration=math.inf if duration is None else duration,
         )
 
     @property

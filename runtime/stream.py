@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -33,7 +34,7 @@ class StreamInfo:
         notes: What a user should hear, one line each.
         offset: Moment of the file's own clock, in seconds, at which frames have the time 0: where the file
             begins (films from a broadcast hardly begin at 0), and what is left out (--start).
-        cut: Whether the reading ends before the file does (--duration), and so must its sound.
+        duration: Seconds that were asked for (--duration), and after which its sound ends, too.
     """
 
     kind: str
@@ -48,7 +49,12 @@ class StreamInfo:
     aspect: Fraction = Fraction(1)
     notes: list[str] = field(default_factory=list)
     offset: float = 0.0
-    cut: bool = False
+    duration: float = math.inf
+
+    @property
+    def cut(self) -> bool:
+        """Whether the reading may end before the file does."""
+        return self.duration < math.inf
 
 
 class SourceRefused(SourceError):  # noqa: N818 - it reads as what it is

@@ -106,9 +106,13 @@ class VideoSink:
             stream.sample_aspect_ratio = self.info.aspect
         self.stream, self.size = stream, (height, width)
         if self.info.kind == "video" and self.info.inputs:
-            self.carried = Carried(self.info.inputs[0], self.container, self.info.offset)
-            for lost in self.carried.lost:
-                self.events.emit("carried", lost)
+            self.carried = Carried(
+                self.info.inputs[0],
+                self.container,
+                self.info.offset,
+                self.info.duration,
+                lambda lost: self.events.emit("carried", lost),
+            )
         self.container.start_encoding()
 
     def write(self, rainy: Frame, clean: Frame) -> bool:
@@ -173,12 +177,17 @@ class VideoSink:
                 packets[-1].duration = round(Fraction(self.lasting) / packets[-1].time_base)
             self.container.mux(packets)
             if self.carried:
-                whole = complete and not self.info.cut
-                self.carried.finish(None if whole else float(self.last_pts * self.time_base))
+                self.carried.finish(self._end_of_sound(complete))
             self.container.close()
             self.temporary.replace(self.path)
         except (av.FFmpegError, OSError) as error:
             raise self._failure_while_open(error) from error
+
+    def _end_of_sound(self, complete: bool) -> float | None:
+        """So long as was asked for; of what was ended early, as long as its last picture; None is all."""
+        if complete:
+            return None if math.isinf(self.info.duration) else self.info.duration
+        return float(self.last_pts * self.time_base + (Fraction(self.lasting) or 1 / self.info.fps))
 
     def discard(self) -> None:
         self._shut()

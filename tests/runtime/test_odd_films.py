@@ -45,7 +45,10 @@ def film(
         stream.codec_context.time_base = CLOCK
         for name, value in tags.items():
             setattr(stream.codec_context, name, value)
-        tone: Any = container.add_stream(codec, rate=rate, layout=layout) if sound else None
+        tone: Any = None
+        if sound:
+            options = {"strict": "experimental", "b": "128000"}  # those of Vorbis and WMA want it
+            tone = container.add_stream(codec, rate=rate, layout=layout, options=options)
         packets = []
         for i, time in enumerate(times):
             image = np.full((48, 64, 3), 40 + i % 160, np.uint8)
