@@ -71,13 +71,14 @@ def test_a_family_under_one_description(published_pth: Path, tmp_path: Path) -> 
 
 
 def test_a_family_that_fails_leaves_no_folder(published_pth: Path, tmp_path: Path) -> None:
-    result = export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--min-psnr", "200")
+    options = ("--exits", "all", "--fp16", "--size", "32", "--out", tmp_path, "--min-psnr", "200")
+    result = export(published_pth, *options)
     assert result.exit_code == 1
     assert "at least 200 dB" in result.stderr
     assert not list(tmp_path.iterdir())
-    kept = tmp_path / f"{published_pth.stem}-fp32-32x32-exits"
+    kept = tmp_path / f"{published_pth.stem}-fp16-32x32-exits"
     kept.mkdir()
-    export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--min-psnr", "200")
+    export(published_pth, *options)
     assert kept.is_dir()
 
 
