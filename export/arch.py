@@ -26,8 +26,8 @@ from torch import Tensor, nn
 from sdps.core.console import need
 from sdps.core.errors import CheckpointError, ExportError, UsageError
 from sdps.core.spec import STRIDE
-from sdps.model.checkpoint import read_state, strip_prefixes
 from sdps.model.deploy import Space
+from sdps.model.state_file import read_state, strip_prefixes
 
 SPANDREL = "spandrel"
 STRIDES = (4, 8, 16, 32, 64)
@@ -142,9 +142,6 @@ def load_arch(choice: ArchChoice, weights: Path) -> LoadedArch:
         UsageError: there is no such module or class, or its arguments are wrong.
     """
     state = read_state(weights)
-    for key, value in state.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise CheckpointError(f"{weights}: {key} holds NaN or infinite weights.")
     load = _from_spandrel if choice.name == SPANDREL else _from_class
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # other people's code, which a user of it cannot mend
@@ -233,9 +230,8 @@ def _from_class(choice: ArchChoice, weights: Path, state: dict[str, Tensor]) -> 
     if not isinstance(model, nn.Module):
         raise UsageError(f"{class_name} is no torch.nn.Module.")
     expected = model.state_dict()
-    fitting = state if state.keys() == expected.keys() else strip_prefixes(state)
     try:
-        model.load_state_dict(fitting, strict=True)
+        model.load_state_dict(strip_prefixes(state, expected), strict=True)
     except RuntimeError as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{weights} does not fit {class_name}: {reason[:300]}") from None
@@ -320,6 +316,8 @@ def _three(flag: str, text: str | None) -> tuple[float, ...]:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
         values = ()
+    if (flag == "--std" and not all(value > 0 for value in values)) or not all(map(math.isfinite, values)):
+        raise UsageError(f"{flag} {text!r} scales no picture.", "Write for example 0.5,0.5,0.5.")
     if len(values) not in (1, 3):
         raise UsageError(
             f"{flag} {text!r} is neither one number nor three.", "Write for example 0.5,0.5,0.5."

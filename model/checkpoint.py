@@ -6,12 +6,10 @@ authors call the children that we call otherwise; from it follow the names of ev
 
 from __future__ import annotations
 
-import pickle
 import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +17,10 @@ from torch import Tensor, nn
 from sdps.core.artifact import write_bytes
 from sdps.core.console import need
 from sdps.core.errors import CheckpointError
-from sdps.core.weights_file import kind_of
 from sdps.model import psfnet as net
 from sdps.model.ablations import ablation_of
 from sdps.model.psfnet import PSF_SIZE, SDPSFNet, SDPSFNetConfig
+from sdps.model.state_file import read_state, strip_prefixes
 
 # {i}, {n}, {m}: the index in a list, the index + 1, the index + 2. {last}: the ORB's CAB count.
 PUBLISHED: dict[type[nn.Module], dict[str, str]] = {
@@ -71,8 +69,6 @@ PUBLISHED: dict[type[nn.Module], dict[str, str]] = {
     },
 }
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "params_ema", "params", "net")
-
 FIRST = ("stage_in.shallow_feat.shallow_feat.0.weight", "stage_in.shallow.conv_in.weight")
 """A weight that every SD-PSFNet has, as the authors call it and as we do."""
 STAGES = ("stage_in", "stage_mid", "stage_osr")
@@ -111,40 +107,42 @@ def infer_config(state: Mapping[str, Tensor]) -> SDPSFNetConfig:
     """Reads the hyperparameters from shapes; `state` has the authors' keys.
 
     Raises:
-        CheckpointError: the keys that decide them are missing.
+        CheckpointError: the keys that decide them are missing, or have shapes that no network has.
     """
 
-    def shape(key: str) -> torch.Size:
-        try:
-            return state[key].shape
-        except KeyError:
-            raise CheckpointError(
-                f"No SD-PSFNet checkpoint: the key {key} is missing.", _first_keys(state)
-            ) from None
+    def kernels(key: str) -> tuple[int, int]:
+        """A convolution's outputs and inputs."""
+        if key not in state:
+            raise CheckpointError(f"No SD-PSFNet checkpoint: the key {key} is missing.", _first_keys(state))
+        shape = tuple(state[key].shape)
+        if len(shape) != 4 or 0 in shape:
+            raise CheckpointError(f"No SD-PSFNet checkpoint: {key} has the shape {shape}.")
+        return shape[0], shape[1]
 
-    features = shape("stage_in.shallow_feat.shallow_feat.0.weight")[0]
-    stages = [int(m[1]) for key in state if (m := re.match(r"stage_mid\.(\d+)\.", key))]
-    cabs = [int(m[1]) for key in state if (m := re.match(r"stage_osr\.osrnet\.orb1\.body\.(\d+)\.CA\.", key))]
+    features, _ = kernels("stage_in.shallow_feat.shallow_feat.0.weight")
+    # Counted, not the highest: a key that skips numbers is told as one that is unknown.
+    stages = {m[1] for key in state if (m := re.match(r"stage_mid\.(\d+)\.", key))}
+    cabs = {m[1] for key in state if (m := re.match(r"stage_osr\.osrnet\.orb1\.body\.(\d+)\.CA\.", key))}
     # C // r of every block: one alone would leave r open where it does not divide C.
-    squeezed = [
-        (value.shape[1], value.shape[0])
-        for key, value in state.items()
-        if key.endswith(".CA.conv_du.0.weight")
-    ]
+    squeezed = [kernels(key)[::-1] for key in state if key.endswith(".CA.conv_du.0.weight")]
     reduction = next((r for r in range(1, features + 1) if all(c // r == s for c, s in squeezed)), 0)
     if not squeezed or not reduction:
         raise CheckpointError("No SD-PSFNet checkpoint: its channel attentions share no reduction.")
+    scale_unet = kernels("stage_in.encoder.encoder_level2.0.body.0.weight")[0] - features
+    scale_orb = kernels("stage_osr.shallow_feat.conv.weight")[0] - features
+    if min(scale_unet, scale_orb) < 0:
+        raise CheckpointError("No SD-PSFNet checkpoint: its levels get narrower.")
     ablation = ablation_of(state)
     return SDPSFNetConfig(
-        tau=max(stages, default=-1) + 1,
+        tau=len(stages),
         features=features,
-        scale_unet=shape("stage_in.encoder.encoder_level2.0.body.0.weight")[0] - features,
-        scale_orb=shape("stage_osr.shallow_feat.conv.weight")[0] - features,
-        cabs=max(cabs, default=-1) + 1,
+        scale_unet=scale_unet,
+        scale_orb=scale_orb,
+        cabs=len(cabs),
         reduction=reduction,
         psf_channels=SDPSFNetConfig.psf_channels
         if ablation
-        else shape("stage_in.psf.fusion.1.weight")[0] // PSF_SIZE**2,
+        else kernels("stage_in.psf.fusion.1.weight")[0] // PSF_SIZE**2,
         ablation=ablation,
     )
 
@@ -170,25 +168,16 @@ def load_checkpoint(path: str | Path) -> SDPSFNet:
     state, foreign = _own(strip_prefixes(read_state(path)))
     if any(key.startswith("stage_in.shallow.") for key in state):
         state = _from_ours(state)
-    network = SDPSFNet(infer_config(state))
-    names = published_names(network)
-    _check(path, state, {names[key]: value.shape for key, value in network.state_dict().items()})
+    config = infer_config(state)
+    with torch.device("meta"):  # shapes alone: those of a mixed-up file may be larger than the memory
+        expected = SDPSFNet(config)
+    names = published_names(expected)
+    _check(path, state, {names[key]: value.shape for key, value in expected.state_dict().items()})
+    network = SDPSFNet(config)
     network.load_state_dict({ours: state[theirs].float() for ours, theirs in names.items()}, strict=True)
     if foreign:
         sys.stderr.write(f"{path.name}: {_some('beside the network ignored', foreign).rstrip()}\n")
     return network.eval().requires_grad_(False)
-
-
-def read_state(path: Path) -> dict[str, Tensor]:
-    """The weights in a checkpoint file, whatever network they are of, under their names in the file.
-
-    Raises:
-        CheckpointError: no such file, not readable without running code, or no weights in it.
-    """
-    loaded = _read(path)
-    if isinstance(loaded, Mapping) and {"network", "optimiser", "recipe"} <= loaded.keys():
-        raise CheckpointError(f"{path} is for going on with a training run.", _weights_beside(path))
-    return _unwrap(loaded)
 
 
 def save_checkpoint(network: SDPSFNet, path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -198,94 +187,6 @@ def save_checkpoint(network: SDPSFNet, path: str | Path, metadata: Mapping[str, 
 
     tensors = {key: value.detach().float().cpu().contiguous() for key, value in network.named_parameters()}
     write_bytes(Path(path), save(tensors, metadata=dict(metadata or {})))
-
-
-class _Dtype:
-    """Stands for numpy's dtype while a checkpoint is read; it does nothing with what it is given."""
-
-    def __init__(self, *arguments: object) -> None: ...
-
-    def __setstate__(self, state: object) -> None: ...
-
-
-def _scalar(*arguments: object) -> None:
-    """Stands for numpy's scalars (a trainer's best PSNR): no weight is one, so the value is dropped."""
-
-
-# By their names under numpy 2 and before. Numpy's own code is not run on a file's bytes.
-NUMPY_SCALARS: list[Any] = [
-    (_scalar, "numpy._core.multiarray.scalar"),
-    (_scalar, "numpy.core.multiarray.scalar"),
-    (_Dtype, "numpy.dtype"),
-]
-
-
-def _weights_beside(path: Path) -> str:
-    """Where the weights are that a run's `last.pt` was saved with."""
-    weights = [path.with_name(f"{name}.safetensors") for name in (path.stem, "last", "best")]
-    there = next((file for file in weights if file.is_file()), None)
-    return f"Its weights are beside it: {there}" if there else "Give last.safetensors of that run."
-
-
-def _read(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(
-            f"There is no file {path}.", "Give the path of a .pth or .safetensors checkpoint."
-        )
-    with path.open("rb") as stream:
-        head = stream.read(24)
-    if head.startswith(b"version https://git-lfs"):
-        raise CheckpointError(
-            f"{path} is a Git LFS pointer, not the weights.", "Fetch them with: git lfs pull"
-        )
-    # By name where the content says nothing: a damaged file gets the reader's own words.
-    kind = kind_of(head) or ("safetensors" if path.suffix.lower() == ".safetensors" else "")
-    if not kind:
-        raise CheckpointError(f"{path} is not a PyTorch file.", "Give a .pth or .safetensors checkpoint.")
-    try:
-        if kind == "safetensors":
-            need("safetensors")
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        # A stream, because from a path torch.load judges by the suffix again.
-        with path.open("rb") as stream, torch.serialization.safe_globals(NUMPY_SCALARS):
-            return torch.load(stream, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(
-            f"{path} holds objects that only running its code could load, so it was not loaded.",
-            "Save the bare state dict: torch.save(network.state_dict(), path).",
-        ) from None
-    except Exception as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(
-            f"{path} is not a readable checkpoint: {reason}.", "Is the download complete?"
-        ) from None
-
-
-def _unwrap(loaded: Any) -> dict[str, Tensor]:
-    for _ in range(3):
-        if isinstance(loaded, Mapping):
-            inner = next((loaded[w] for w in WRAPPERS if isinstance(loaded.get(w), Mapping)), None)
-            if inner is None:
-                break
-            loaded = inner
-    if (
-        not isinstance(loaded, Mapping)
-        or not all(isinstance(v, Tensor) for v in loaded.values())
-        or not loaded
-    ):
-        kind = type(loaded).__name__
-        raise CheckpointError(f"No checkpoint: found a {kind} where a state dict of tensors belongs.")
-    return dict(loaded)
-
-
-def strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights without what wrappers (DataParallel, compile, Lightning) put before all their names."""
-    for prefix in ("module.", "_orig_mod.", "model.", "net.", "module."):
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
-    return state
 
 
 def _own(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
@@ -328,11 +229,9 @@ def _check(path: Path, state: Mapping[str, Tensor], expected: Mapping[str, torch
                 f"{path}: {key} has shape {tuple(state[key].shape)}, the others call for {tuple(shape)}.",
                 "The file mixes weights of different networks.",
             )
-    for key, value in state.items():
-        if not torch.isfinite(value).all():
+        if not state[key].is_floating_point():
             raise CheckpointError(
-                f"{path}: {key} holds NaN or infinite weights.",
-                "Take an earlier checkpoint of the training run.",
+                f"{path}: {key} is of {state[key].dtype}, weights are floating-point numbers."
             )
     slopes = {
         value.item()

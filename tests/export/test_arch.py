@@ -276,3 +276,32 @@ def test_wrong_options(hinet: tuple[Path, Path], options: tuple[str, ...], said:
     result = export(hinet[1], "--engine", "none", *options)
     assert result.exit_code == 2
     assert said in result.stderr
+
+
+def test_what_wraps_is_told_from_what_the_network_calls_so_itself(tmp_path: Path) -> None:
+    """A class that keeps its layers in `net`, saved from DataParallel and from torch.compile."""
+    source = tmp_path / "inner.py"
+    source.write_text(
+        "from torch import nn\n"
+        "class Inner(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.net = nn.Conv2d(3, 3, 3, padding=1)\n"
+        "    def forward(self, x):\n"
+        "        return self.net(x)\n"
+    )
+    weights = {"net.weight": torch.rand(3, 3, 3, 3), "net.bias": torch.rand(3)}
+    for number, prefix in enumerate(("", "module.", "_orig_mod.", "module._orig_mod.", "model.")):
+        path = tmp_path / f"{number}.pth"
+        torch.save({prefix + key: value for key, value in weights.items()}, path)
+        loaded = load_arch(choice(f"{source}:Inner"), path).network.state_dict()
+        assert any(torch.equal(value, weights["net.bias"]) for value in loaded.values())
+
+
+@pytest.mark.parametrize(
+    "scale", [("--std", "0"), ("--std", "0.5,-1,0.5"), ("--mean", "inf"), ("--mean", "nan")]
+)
+def test_a_scale_that_scales_no_picture_is_refused(hinet: tuple[Path, Path], scale: tuple[str, str]) -> None:
+    result = export(hinet[1], "--engine", "none", "--arch", f"{hinet[0]}:HINet", *scale)
+    assert result.exit_code == 2
+    assert f"{scale[0]} '{scale[1]}' scales no picture" in result.stderr

@@ -60,7 +60,7 @@ def test_round_trip_of_any_widths(config: SDPSFNetConfig, layout: str, tmp_path:
         assert torch.equal(mine, its)
 
 
-@pytest.mark.parametrize("wrapper", ["state_dict", "model", "params"])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "params", "generator", "ema"])
 @pytest.mark.parametrize("prefix", ["", "module."])
 def test_wrapped_and_prefixed(
     wrapper: str, prefix: str, published: dict[str, Tensor], network: SDPSFNet, tmp_path: Path
@@ -70,10 +70,49 @@ def test_wrapped_and_prefixed(
     assert torch.equal(load_checkpoint(path).stage_osr.tail.weight, network.stage_osr.tail.weight)
 
 
+def test_an_epoch_beside_bare_weights_is_passed_over(published: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(published | {"epoch": 3, "best": None, "name": "run 7"}, tmp_path / "bare.pth")
+    assert load_checkpoint(tmp_path / "bare.pth").stage_osr.tail.weight.isfinite().all()
+
+
 def test_half_precision_weights_become_float(published: dict[str, Tensor], tmp_path: Path) -> None:
     path = tmp_path / "half.pth"
     torch.save({key: value.half() for key, value in published.items()}, path)
     assert {value.dtype for value in load_checkpoint(path).parameters()} == {torch.float32}
+
+
+TAIL, FIRST, FUSION = (
+    "stage_osr.tail.weight",
+    "stage_in.shallow_feat.shallow_feat.0.weight",
+    "stage_in.psf.fusion.1.weight",
+)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        (TAIL, torch.zeros(3, 8, 3, 3, device="meta"), "has a shape and no values"),
+        (TAIL, torch.zeros(3, 8, 3, 3).to_sparse(), "is sparse"),
+        (TAIL, torch.zeros(3, 8, 3, 3, dtype=torch.complex64), "is complex"),
+        (TAIL, torch.full((3, 8, 3, 3), 1e300, dtype=torch.float64), "NaN or infinite"),
+        (TAIL, torch.full((3, 8, 3, 3), torch.nan).to(torch.float8_e4m3fn), "NaN or infinite"),
+        (TAIL, torch.zeros(3, 8, 3, 3, dtype=torch.int8), "has shape"),
+        (FIRST, torch.tensor(1.0), "has the shape ()"),
+        (FUSION, torch.zeros(0, 8, 1, 1), "has the shape (0, 8, 1, 1)"),
+        (FIRST, torch.zeros(100_000, 3, 3, 3), "levels get narrower"),
+        (FUSION, torch.zeros(1_000_000, 1, 1, 1), "has shape"),
+        (1, torch.zeros(3), "not a state dict of tensors"),
+        ("stage_mid.99999.tail.weight", torch.zeros(3), "keys missing"),
+    ],
+    ids=lambda value: "" if isinstance(value, Tensor) else str(value),
+)
+def test_odd_weights_are_said_in_one_line(
+    key: str | int, value: Tensor, says: str, published: dict[str, Tensor], tmp_path: Path
+) -> None:
+    torch.save({**published, key: value}, tmp_path / "odd.pth")
+    with pytest.raises(CheckpointError) as caught:
+        load_checkpoint(tmp_path / "odd.pth")
+    assert says in str(caught.value) and "\n" not in str(caught.value)
 
 
 def broken(published: dict[str, Tensor], how: str) -> object:
@@ -100,7 +139,7 @@ def broken(published: dict[str, Tensor], how: str) -> object:
         ("unknown", "1 keys unknown (stage_osr.head.weight)"),
         ("shape", "stage_osr.tail.weight has shape (3, 5, 3, 3)"),
         ("nan", "stage_osr.tail.weight holds NaN"),
-        ("list", "found a list"),
+        ("list", "a list, not a state dict of tensors"),
         ("other", "the key stage_in.shallow_feat.shallow_feat.0.weight is missing"),
     ],
 )
