@@ -1,4 +1,4 @@
-"""Sound and subtitles of a file, carried over to another."""
+"""Sound, subtitles and what else a file holds beside pictures, carried over to another."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import av
 
+from sdps.runtime.described import copy_attachments, copy_chapters, copy_tags, further_pictures
 from sdps.runtime.encoded_sound import EncodedSound
 from sdps.runtime.file_clock import GRACE, Ahead, FileClock
 
@@ -28,7 +29,7 @@ HANDLERS = ("SoundHandler", "SubtitleHandler", "VideoHandler")
 class Carried:
     """The audio and subtitle streams of a file, copied as they are where the target can hold them.
 
-    Sound that it cannot hold is encoded again as AAC or Opus.
+    Sound that it cannot hold is encoded again as AAC or Opus. Tags, chapters and attached files go with them.
 
     Args:
         source: The file.
@@ -53,6 +54,13 @@ class Carried:
         for stream in (*self.input.streams.audio, *self.input.streams.subtitles):
             if stream.codec_context is not None:
                 self._add(stream)
+            else:
+                say(f"stream {stream.index} is left out: it is of an unknown kind")
+        for copy in (copy_tags, copy_attachments):
+            for lost in copy(self.input, target):
+                say(lost)
+        for lost in further_pictures(self.input):
+            say(lost)
         self.streams = [s for s in self.input.streams if s.index in self.outputs]
         self._seek()
         self.coming = self._moments()
@@ -154,6 +162,7 @@ class Carried:
         self.copy_until(seconds)
         for sound in self.encoded.values():
             sound.finish()
+        copy_chapters(self.input, self.target, self.offset, math.inf if seconds is None else seconds)
         self.close()
 
     def close(self) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 from sdps.core.errors import UsageError
@@ -12,6 +13,11 @@ from sdps.core.frame import Frame
 from sdps.runtime.events import Events
 from sdps.runtime.file_clock import GRACE
 from sdps.runtime.stream import Source
+
+LATEST, RAREST = 1e9, 1_000_000
+"""The latest start, in seconds, and the largest `every`; what is beyond overflows in FFmpeg."""
+SLOWEST = Fraction(1, 1000)
+"""Frames per second that encoders take."""
 
 
 class Cut:
@@ -31,6 +37,8 @@ class Cut:
         wrong = ""
         if not 0 <= start < math.inf or not (duration is None or duration > 0) or every < 1:
             wrong = "--start is at least 0, --duration more than 0, and --every at least 1."
+        elif start > LATEST or every > RAREST:
+            wrong = f"--start is at most {LATEST:.0f}, and --every at most {RAREST}."
         elif timed and source.info.kind == "pictures":
             wrong = "Pictures have no times."
         if wrong:
@@ -47,7 +55,7 @@ class Cut:
         self.info = replace(
             info,
             frames=frames,
-            fps=info.fps / every,
+            fps=max(info.fps / every, SLOWEST),
             offset=info.offset + start,
             duration=math.inf if duration is None else duration,
         )
@@ -81,9 +89,15 @@ class Cut:
                 return
             if found % self.every == 0:
                 time = max(0.0, frame.time - self.start)
-                yield replace(frame, index=index, time=time, duration=frame.duration * self.every)
+                yield replace(frame, index=index, time=time, duration=self._lasting(frame))
                 index += 1
             found += 1
+
+    def _lasting(self, frame: Frame) -> float:
+        """Seconds until the next frame that is taken, or until the film ends."""
+        rest = getattr(self.source, "length", 0.0) - frame.time
+        lasting = frame.duration * self.every
+        return max(frame.duration, min(lasting, rest)) if rest > 0 else lasting
 
     def close(self) -> None:
         self.source.close()

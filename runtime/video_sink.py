@@ -173,7 +173,7 @@ class VideoSink:
         try:
             packets = self.stream.encode()
             # Encoders take the mean. A little more or less than that is the rounding of the input's clock.
-            if packets and self.lasting > 1.5 / self.info.fps:
+            if packets and self.lasting and not 0.4 < self.lasting * self.info.fps < 1.5:
                 packets[-1].duration = round(Fraction(self.lasting) / packets[-1].time_base)
             self.container.mux(packets)
             if self.carried:

@@ -63,7 +63,7 @@ class VideoSource:
         # Decoding frame-parallel is fastest, and holds back as many frames as there are threads.
         self.stream.thread_type = "SLICE" if live else "AUTO"
         self.failure, self.events, self.live = "", Events(), live
-        self.length = (self.container.duration or 0) / av.time_base
+        self.length = self._length()
         self.newest = -math.inf  # the latest moment, by the file's clock, of any packet
         self.decoded: Iterator[av.VideoFrame] = self._decode()
         # The first frame tells what headers leave open: rotation, colour, the true size.
@@ -77,6 +77,8 @@ class VideoSource:
         rate = self.stream.average_rate or self.stream.guessed_rate or 25
         depth = max((c.bits for c in self.first.format.components), default=8)
         notes = [f"the input has {depth} bits per channel, the network sees and gives 8"] * (depth > 8)
+        if getattr(self.first, "interlaced_frame", False):
+            notes.append("the input is interlaced, and is treated and written as if it were not")
         if self.remote and not live and self.container.streams.audio:
             notes.append("the sound of a film over HTTP is not carried over; download it first to keep it")
         begin = 0.0 if live else (self.container.start_time or 0) / av.time_base
@@ -118,6 +120,15 @@ class VideoSource:
                 remedy = "Is it a video, and complete?"
             raise SourceError(f"{self.name} cannot be opened: {reason}.", remedy) from None
 
+    def _length(self) -> float:
+        """Seconds that the file says it has; without data, such as chapters, which may last longer."""
+        streams = self.container.streams
+        read = (*streams.video, *streams.audio, *streams.subtitles)
+        ends = [float(((s.start_time or 0) + s.duration) * s.time_base) for s in read if s.duration]
+        if len(read) < len(streams) and self.stream.duration:
+            return max(ends) - (self.container.start_time or 0) / av.time_base
+        return (self.container.duration or 0) / av.time_base
+
     def _estimate(self) -> int | None:
         if self.length and self.stream.average_rate:
             return round(self.length * self.stream.average_rate)
@@ -153,7 +164,7 @@ class VideoSource:
         if self.live:
             yield from self.container.demux(self.stream)
             return
-        for packet in self.container.demux(self.stream, *streams.audio, *streams.subtitles):
+        for packet in self.container.demux(*streams.video, *streams.audio, *streams.subtitles):
             if packet.pts is not None and packet.time_base:
                 end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                 self.newest = max(self.newest, end)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -189,3 +190,154 @@ def test_the_same_sound_plays_and_streams_keep_their_names(suffix: str, tmp_path
         names = [s.metadata.get("title") or s.metadata.get("name") for s in streams]
         assert names == ["Comments", "Deutsch"]
         assert "title" not in container.streams.video[0].metadata
+
+
+def told(path: Path) -> list[tuple[float, float]]:
+    """Begin and end of each subtitle."""
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(subtitles=0) if p.pts is not None]
+        return [
+            (float(p.pts * p.time_base), float((p.pts + (p.duration or 0)) * p.time_base)) for p in packets
+        ]
+
+
+def test_of_a_subtitle_a_part_has_its_part(tmp_path: Path) -> None:
+    spans = [("00,100", "00,500"), ("00,600", "01,900"), ("01,500", "02,500"), ("03,000", "03,500")]
+    words = [f"{i}\n00:00:{a} --> 00:00:{b}\nline {i}\n" for i, (a, b) in enumerate(spans, 1)]
+    (tmp_path / "words.srt").write_text("\n".join(words))
+    whole = film(tmp_path / "whole.mp4", steady(100), max_b_frames=0)
+    path, out = combined(tmp_path / "in.mkv", [whole, tmp_path / "words.srt"]), tmp_path / "out.mkv"
+    assert sdps_run(path, out, "--start", "1", "--duration", "0.6").returncode == 0
+    assert told(out) == [pytest.approx((0.0, 0.6), abs=0.002), pytest.approx((0.5, 0.6), abs=0.002)]
+    assert sdps_run(path, tmp_path / "whole.mkv").returncode == 0
+    assert told(tmp_path / "whole.mkv") == told(path)
+
+
+def test_a_subtitle_that_began_before_a_key_frame_is_found(tmp_path: Path) -> None:
+    (tmp_path / "words.srt").write_text("1\n00:00:03,000 --> 00:00:09,000\nlong\n")
+    whole = film(tmp_path / "whole.mp4", steady(250), max_b_frames=0)
+    path, out = combined(tmp_path / "in.mkv", [whole, tmp_path / "words.srt"]), tmp_path / "out.mkv"
+    assert sdps_run(path, out, "--start", "8").returncode == 0
+    assert told(out) == [pytest.approx((0.0, 1.0), abs=0.002)]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_second_longer_picture_stream_is_no_damage(suffix: str, tmp_path: Path) -> None:
+    short, long = film(tmp_path / "1.mp4", steady(50), 2.0), film(tmp_path / "2.mp4", steady(100))
+    path = combined(tmp_path / f"in{suffix}", [short, long])
+    done = sdps_run(path, tmp_path / "out.mp4")
+    assert done.returncode == 0, done.stderr
+    assert "of the 2 picture streams only the first is taken" in done.stderr
+    assert len(seconds_of(tmp_path / "out.mp4", "video")) == 50
+
+
+@pytest.mark.parametrize(
+    ("layout", "target", "channels"), [("2.1", "out.webm", 6), ("6.1", "out.mp4", 7), ("6.1", "out.webm", 7)]
+)
+def test_no_channel_is_lost(layout: str, target: str, channels: int, tmp_path: Path) -> None:
+    path, out = tmp_path / "in.mov", tmp_path / target
+    whole = film(tmp_path / "whole.mp4", steady(25))
+    with av.open(str(whole)) as source, av.open(str(path), "w") as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        sound: Any = container.add_stream("pcm_s16le", rate=48_000, layout=layout)
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream = stream
+                container.mux(packet)
+        silence = np.zeros((1, 48_000 * sound.codec_context.layout.nb_channels), np.int16)
+        piece = av.AudioFrame.from_ndarray(silence, format="s16", layout=layout)
+        piece.sample_rate, piece.pts = 48_000, 0
+        container.mux(sound.encode(piece))
+        container.mux(sound.encode(None))
+    done = sdps_run(path, out)
+    assert done.returncode == 0, done.stderr
+    with av.open(str(out)) as container:
+        assert container.streams.audio[0].codec_context.channels == channels
+
+
+def described(path: Path, kind: str) -> Path:
+    """A film of 2 s with tags, and where PyAV knows them with two chapters and a font."""
+
+    def edit(target: Any, streams: list[Any]) -> None:
+        target.metadata.update(title="Rain", artist="Anna", encoder="false", location="+48.1000+011.5000/")
+        target.metadata.update(director="Bert", duration="99")
+        if hasattr(target, "set_chapters"):
+            unit = Fraction(1, 1000)
+            spans = enumerate([(0, 1000), (1000, 2000)], 1)
+            target.set_chapters(
+                [
+                    {"id": i, "start": a, "end": b, "time_base": unit, "metadata": {"title": f"Part {i}"}}
+                    for i, (a, b) in spans
+                ]
+            )
+            if kind == ".mkv":
+                target.add_attachment("font.ttf", "font/ttf", b"1234")
+
+    return combined(path / f"in{kind}", [film(path / "whole.mp4", steady(50), 2.0)], edit)
+
+
+def tags(path: Path) -> dict[str, str]:
+    with av.open(str(path)) as container:
+        return {name.lower(): value for name, value in container.metadata.items()}
+
+
+def chapters(path: Path) -> list[tuple[float, float, str]]:
+    with av.open(str(path)) as container:
+        found: list[Any] = container.chapters()
+        return [
+            (
+                round(float(c["start"] * c["time_base"]), 2),
+                round(float(c["end"] * c["time_base"]), 2),
+                c["metadata"]["title"],
+            )
+            for c in found
+        ]
+
+
+@pytest.mark.parametrize("target", ["out.mp4", "out.mkv", "out.mov", "out.webm"])
+def test_a_film_keeps_its_title_and_place(target: str, tmp_path: Path) -> None:
+    done = sdps_run(described(tmp_path, ".mkv"), tmp_path / target)
+    assert done.returncode == 0, done.stderr
+    kept = tags(tmp_path / target)
+    assert (kept["title"], kept["artist"], kept["location"]) == ("Rain", "Anna", "+48.1000+011.5000/")
+    assert kept.get("encoder") != "false" and kept.get("duration") != "99"
+    whole = target in ("out.mkv", "out.webm")
+    assert ("director" in kept) == whole and ("says of itself: DIRECTOR" in done.stderr) != whole
+
+
+needs_chapters = pytest.mark.skipif(
+    not hasattr(av.container.OutputContainer, "set_chapters"), reason="this PyAV writes no chapters"
+)
+
+
+@needs_chapters
+@pytest.mark.parametrize("source", [".mp4", ".mkv"])
+@pytest.mark.parametrize("target", ["out.mp4", "out.mkv", "out.webm"])
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ((), [(0.0, 1.0, "Part 1"), (1.0, 2.0, "Part 2")]),
+        (("--start", "0.4", "--duration", "1"), [(0.0, 0.6, "Part 1"), (0.6, 1.0, "Part 2")]),
+        (("--limit", "10"), [(0.0, 0.4, "Part 1")]),
+    ],
+)
+def test_chapters_of_a_part_are_its_own(
+    source: str, target: str, options: tuple[str, ...], expected: list[Any], tmp_path: Path
+) -> None:
+    done = sdps_run(described(tmp_path, source), tmp_path / target, *options)
+    assert done.returncode == 0, done.stderr
+    found = chapters(tmp_path / target)
+    assert [c[2] for c in found] == [c[2] for c in expected]
+    assert [c[:2] for c in found] == [pytest.approx(c[:2], abs=0.05) for c in expected]
+    with av.open(str(tmp_path / target)) as container:
+        assert container.duration / 1e6 < expected[-1][1] + 0.1
+
+
+@needs_chapters
+def test_a_font_stays_where_there_is_room_for_it(tmp_path: Path) -> None:
+    path = described(tmp_path, ".mkv")
+    assert sdps_run(path, tmp_path / "out.mkv").returncode == 0
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        fonts: list[Any] = [s for s in container.streams if s.type == "attachment"]
+        assert [(s.metadata["filename"], bytes(s.data)) for s in fonts] == [("font.ttf", b"1234")]
+    assert "left out: font.ttf" in sdps_run(path, tmp_path / "out.mp4").stderr

@@ -299,3 +299,33 @@ def test_a_film_over_http_is_read_once_and_its_sound_is_missed(
     assert done.returncode == 0, done.stderr
     assert "sound of a film over HTTP is not carried over" in done.stderr
     assert len(seconds_of(tmp_path / "out.mp4", "video")) == 50
+
+
+def test_that_a_film_is_interlaced_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "in.mp4"
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=25, options={"x264-params": "tff=1"})
+        stream.width, stream.height, stream.pix_fmt = 64, 64, "yuv420p"
+        for i in range(5):
+            image = np.full((64, 64, 3), 40 * i, np.uint8)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.mux(stream.encode(None))
+    assert "is interlaced" in sdps_run(path, tmp_path / "out.mp4").stderr
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("--start", "1e13"), ("--start", "1e300"), ("--every", "1" + 30 * "0"), ("--every", "10000000")],
+)
+def test_a_part_beyond_all_films_is_wrong_usage(options: tuple[str, ...], tmp_path: Path) -> None:
+    done = sdps_run(film(tmp_path / "in.mp4", steady(5)), tmp_path / "out.mp4", *options)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1 and "is at most" in done.stderr
+
+
+def test_one_frame_of_very_many_is_shown_for_the_film(tmp_path: Path) -> None:
+    path, out = film(tmp_path / "in.mp4", steady(50), max_b_frames=0), tmp_path / "out.mp4"
+    assert sdps_run(path, out, "--every", "1000000").returncode == 0
+    with av.open(str(out)) as container:
+        assert len(list(container.decode(video=0))) == 1
+        assert int(av.__version__.split(".")[0]) < 16 or container.duration == pytest.approx(2e6, abs=50_000)
