@@ -150,3 +150,7 @@ def _run(plan: Plan, quiet: bool) -> Report:
 def main() -> None:
     """Console entry."""
     app()
+
+
+if __name__ == "__main__":
+    main()

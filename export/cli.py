@@ -239,3 +239,7 @@ def _say(quiet: bool, text: str) -> None:
 def main() -> None:
     """Console entry."""
     app()
+
+
+if __name__ == "__main__":
+    main()

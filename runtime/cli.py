@@ -196,3 +196,7 @@ def main() -> None:
             sys.stderr.flush()
             os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
+
+
+if __name__ == "__main__":
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import zipfile
@@ -148,3 +149,14 @@ def test_the_cpu_install_holds_what_runs_and_nothing_that_trains() -> None:
     assert {"sdps", "numpy", "av", "onnxruntime", "openvino", "pillow"} <= installed
     assert not installed & {"torch", "onnx", "onnxscript", "scikit-image", "matplotlib", "scipy"}
     assert not [name for name in installed if name.startswith("opencv")]
+
+
+def test_every_command_runs_as_a_module_too() -> None:
+    """`python -m sdps.runtime.cli` would otherwise say nothing and succeed, where scripts are not on the path."""
+    commands = re.findall(
+        r'^sdps-\w+ = "([\w.]+):main"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    assert len(commands) == 6
+    for module in commands:
+        run = [sys.executable, "-m", module, "--version"]
+        assert subprocess.run(run, check=True, capture_output=True, text=True).stdout.strip(), module

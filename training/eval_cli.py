@@ -327,3 +327,7 @@ def _progress(total: int) -> Iterator[Callable[[], None]]:
 def main() -> None:
     """Console entry."""
     app()
+
+
+if __name__ == "__main__":
+    main()
