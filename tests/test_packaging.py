@@ -152,10 +152,9 @@ def test_the_cpu_install_holds_what_runs_and_nothing_that_trains() -> None:
 
 
 def test_every_command_runs_as_a_module_too() -> None:
-    """`python -m sdps.runtime.cli` would otherwise say nothing and succeed, where scripts are not on the path."""
-    commands = re.findall(
-        r'^sdps-\w+ = "([\w.]+):main"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
-    )
+    """Where scripts are not on the path; `python -m` would otherwise say nothing and succeed."""
+    declared = (ROOT / "pyproject.toml").read_text()
+    commands = re.findall(r'^sdps-\w+ = "([\w.]+):main"$', declared, re.MULTILINE)
     assert len(commands) == 6
     for module in commands:
         run = [sys.executable, "-m", module, "--version"]
