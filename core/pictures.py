@@ -130,6 +130,17 @@ def decode(data: bytes) -> Decoded | None:
         return None
 
 
+def pages(data: bytes) -> int:
+    """How many pictures a file holds: of an animation, or pages; `decode` takes the first. 0 if not known."""
+    reader = next((READERS[magic] for magic in READERS if data.startswith(magic)), None)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return int(getattr(reader(io.BytesIO(data)), "n_frames", 1)) if reader else 0
+    except Exception:  # damaged, or too large for the memory; then that is no matter here
+        return 0
+
+
 def _profile(picture: Pictures.Image) -> bytes:
     """The ICC profile, if it is of RGB colours (bytes 16 to 19 of its header): grey and CMYK become RGB."""
     profile = picture.info.get("icc_profile")

@@ -20,6 +20,7 @@ WRITABLE: dict[str, dict[str, Any]] = {
     ".png": {"format": "PNG", "compress_level": 1},  # half the time of Pillow's 6, a hundredth larger
     ".jpg": JPEG,
     ".jpeg": JPEG,
+    ".jfif": JPEG,
     ".webp": {"format": "WEBP", "quality": 95},
     ".bmp": {"format": "BMP"},
     ".tif": TIFF,
@@ -33,15 +34,16 @@ LONGEST_EXIF = 65_533
 class PictureSink:
     """Writes each frame as a picture: to one path, or into a folder under the input's names.
 
-    JPEG and WebP are written at quality 95. Video frames are named frame_000001.png and so on.
+    JPEG and WebP are written at quality 95. Video frames are named frame_000001.png and so on. A path is
+    a folder if it is one, has no suffix of a picture, or is said to be one by `folder`.
 
     Raises:
         UsageError: one path for several frames, two inputs of one name, or an output that is an
             input.
     """
 
-    def __init__(self, path: Path, info: StreamInfo, compare: str = "off") -> None:
-        self.single = path.suffix.lower() in WRITABLE and not path.is_dir()
+    def __init__(self, path: Path, info: StreamInfo, compare: str = "off", folder: bool = False) -> None:
+        self.single = path.suffix.lower() in WRITABLE and not path.is_dir() and not folder
         if self.single and info.frames != 1:
             raise UsageError(
                 f"{path} is one picture, the input is several.", "Give a folder, or a video file."

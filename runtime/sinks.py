@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,7 +59,9 @@ def open_sink(
     if compare not in MODES:
         raise UsageError(f"There is no comparison {compare!r}.", f"Choose from {', '.join(MODES)}.")
     uris = [uri] if isinstance(uri, str) else list(uri)
-    if not uris or len(set(uris)) < len(uris):
+    if not all(uris):
+        raise UsageError("--output is empty.", "Give a file, a folder, 'window', or 'none'.")
+    if not uris or len(set(map(_target, uris))) < len(uris):
         raise UsageError("Each output is wanted once, and one at least.", "Correct --output.")
     if info is None:
         return LaterSink(
@@ -73,6 +76,11 @@ def open_sink(
             sink.discard()
         raise
     return opened[0] if len(opened) == 1 else SeveralSinks(opened, info.live)
+
+
+def _target(uri: str) -> str:
+    """What two addresses of one output have in common."""
+    return uri if uri in ("none", "-", "window") or "://" in uri else str(Path(uri).resolve())
 
 
 def _open(uri: str, info: StreamInfo, compare: str, title: str, stdout: BinaryIO | None) -> Sink:
@@ -96,6 +104,7 @@ def _open(uri: str, info: StreamInfo, compare: str, title: str, stdout: BinaryIO
     from sdps.runtime.video_sink import VideoSink
 
     path = Path(uri)
-    pictures = path.is_dir() or not path.suffix or path.suffix.lower() in WRITABLE
-    sink: Sink = PictureSink(path, info, compare) if pictures else VideoSink(path, info, compare)
-    return sink
+    folder = path.is_dir() or uri.endswith(("/", os.sep))
+    if folder or not path.suffix or path.suffix.lower() in WRITABLE:
+        return PictureSink(path, info, compare, folder)
+    return VideoSink(path, info, compare)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +17,12 @@ from sdps.runtime.stream import Source, SourceRefused
 if TYPE_CHECKING:
     from sdps.runtime.camera_source import CameraMode
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+PICTURES = {".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+OTHERS = {
+    *(".gif", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".j2k", ".ppm", ".pgm", ".pbm", ".pnm", ".tga"),
+    *(".exr", ".hdr", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2"),
+}
+"""Pictures that are not read."""
 STREAMS = ("rtsp://", "rtsps://", "http://", "https://")
 LISTS = {".m3u8", ".m3u", ".sdp", ".mpd", ".ffconcat", ".concat", ".pls", ".xspf"}
 
@@ -78,29 +83,26 @@ def _open(uri: str, wait: bool, mode: CameraMode, say: Callable[[str], None] | N
         raise UsageError(
             f"{redacted(uri)!r} is not an input that sdps opens.", f"Use a path, or {', '.join(STREAMS)}"
         )
+    if not uri:
+        raise UsageError("--input is empty.", "Give a file, a folder, a stream, or 'demo'.")
     path = Path(uri)
     if path.suffix.lower() in LISTS:
         raise UsageError(
             f"{uri} is a list of other inputs, which sdps does not follow.", "Give those themselves."
         )
     if path.is_dir():
-        files = sorted(
-            (p for p in path.iterdir() if p.suffix.lower() in PICTURES and p.is_file()), key=natural
-        )
+        files, left_out = _pictures(path.iterdir())
         if not files:
             raise SourceError(
                 f"There are no pictures in {path}.", f"It looks for {', '.join(sorted(PICTURES))}."
             )
-        return PictureSource(files)
+        return PictureSource(files, left_out)
     if path.is_file():
         return PictureSource([path]) if path.suffix.lower() in PICTURES else VideoSource(str(path.resolve()))
     if any(c in uri for c in "*?["):
-        files = sorted(
-            (Path(p) for p in glob.glob(uri, recursive=True) if Path(p).suffix.lower() in PICTURES),
-            key=natural,
-        )
+        files, left_out = _pictures(map(Path, glob.glob(uri, recursive=True)))
         if files:
-            return PictureSource(files)
+            return PictureSource(files, left_out)
         raise UsageError(f"No picture matches {uri!r}.", "Quote the pattern, and check the folder.")
     raise UsageError(f"There is no file or folder {uri!r}.", "Check the path given to --input.")
 
@@ -140,6 +142,15 @@ def _open_camera(
         return CameraSource(number, capture, None if csi else mode, name)
 
     return LiveSource(connect, name, wait, say=say)
+
+
+def _pictures(found: Iterable[Path]) -> tuple[list[Path], str]:
+    """The pictures among files, in order, and what to tell of those that are of other kinds."""
+    files = [path for path in found if path.is_file()]
+    others = [path.suffix.lower() for path in files if path.suffix.lower() in OTHERS]
+    kinds, one = ", ".join(sorted(set(others))), len(others) == 1
+    note = f"{len(others)} picture{'s' * (not one)} of other kinds left out: {kinds}" if others else ""
+    return sorted((p for p in files if p.suffix.lower() in PICTURES), key=natural), note
 
 
 def natural(path: Path) -> list[tuple[int, str]]:

@@ -113,7 +113,11 @@ class VideoSink:
                 self.info.duration,
                 lambda lost: self.events.emit("carried", lost),
             )
-        self.container.start_encoding()
+        try:
+            self.container.start_encoding()
+        except av.FFmpegError as error:
+            failure = self._failure_while_open(error)
+            raise failure if context.is_open else self._too_large(height, width) from error
 
     def write(self, rainy: Frame, clean: Frame) -> bool:
         if clean.stale:  # a recording holds what the camera sent; the gap stays a gap
@@ -205,6 +209,13 @@ class VideoSink:
             self.carried.close()
         with contextlib.suppress(av.FFmpegError, OSError, ValueError):
             self.container.close()
+
+    def _too_large(self, height: int, width: int) -> SinkError:
+        others = [suffix for suffix in (".webm",) if CODECS[suffix] != self.codec]
+        return SinkError(
+            f"{self.path} cannot be written: its encoder takes no pictures of {width}x{height}.",
+            f"Write {' or '.join(['pictures into a folder', *others])}.",
+        )
 
     def _failure_while_open(self, error: Exception) -> SinkError:
         if not self.info.live:  # before PyAV 18 an open container says in a traceback that its file is gone

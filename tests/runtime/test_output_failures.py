@@ -18,6 +18,7 @@ from sdps.core.frame import Frame
 from sdps.runtime.compare import compose
 from sdps.runtime.live_source import LiveSource, Patience
 from sdps.runtime.overlay import RED
+from sdps.runtime.picture_sink import encode_picture
 from sdps.runtime.pipeline import Pipeline
 from sdps.runtime.sinks import NullSink, open_sink
 from sdps.runtime.sources import open_source
@@ -177,3 +178,40 @@ def test_the_source_of_the_sound_is_let_go_where_a_run_fails(make_video: MakeVid
 def is_open(path: Path) -> bool:
     links = [link for link in Path("/proc/self/fd").iterdir() if link.is_symlink()]
     return path in [link.readlink() for link in links if link.exists()]
+
+
+@pytest.mark.parametrize(
+    ("size", "target", "remedy"),
+    [((2, 17_000), "wide.mp4", "or .webm"), ((17_000, 2), "high.mkv", "or .webm")],
+)
+def test_a_size_that_the_encoder_lacks_is_told(
+    size: tuple[int, int], target: str, remedy: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "wide.png"
+    path.write_bytes(encode_picture(np.zeros((*size, 3), np.uint8), ".png"))
+    source = open_source(str(path))
+    with pytest.raises(SinkError, match=f"takes no pictures of {size[1]}x{size[0]}") as caught:
+        Pipeline(source, lambda image: image, open_sink(str(tmp_path / target), source.info)).run()
+    assert remedy in caught.value.remedy
+    assert [file.name for file in tmp_path.iterdir()] == ["wide.png"]
+
+
+def test_a_folder_is_one_by_its_slash_whatever_its_name(make_video: MakeVideo, tmp_path: Path) -> None:
+    for name in ("shots.2024", "shots.png"):
+        source = open_source(str(make_video(times=3)))
+        Pipeline(source, lambda image: image, open_sink(f"{tmp_path / name}/", source.info)).run()
+        assert len(list((tmp_path / name).iterdir())) == 3
+
+
+def test_nothing_is_no_name_and_two_names_of_one_file_are_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="--output is empty"):
+        open_sink("", StreamInfo("video", 64, 48))
+    with pytest.raises(UsageError, match="--input is empty"):
+        open_source("")
+    with pytest.raises(UsageError, match="wanted once"):
+        open_sink(["a.mp4", f"{tmp_path}/b/../a.mp4"], StreamInfo("video", 64, 48))
+    with pytest.raises(UsageError, match="wanted once"):
+        open_sink(["none", "none"], StreamInfo("video", 64, 48))

@@ -253,3 +253,30 @@ def test_a_picture_that_memory_does_not_turn_does_not_come_unturned(
     command = [sys.executable, "-c", TURNED, tmp_path / "large.jpg"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     assert done.stdout.strip() == expected
+
+
+@pytest.mark.parametrize("kind", ["WEBP", "PNG", "TIFF"])
+def test_that_only_the_first_of_several_pictures_is_taken_is_said(
+    kind: str, picture: MakePicture, tmp_path: Path
+) -> None:
+    pages = [Pictures.fromarray(np.roll(picture(20, 30), 5 * i, 1)) for i in range(3)]
+    for name in ("a", "b", "c"):
+        pages[0].save(tmp_path / f"{name}.{kind.lower()}", kind, save_all=True, append_images=pages[1:])
+    pages[0].save(tmp_path / f"d.{kind.lower()}", kind)
+    source = open_source(str(tmp_path))
+    assert len(list(source)) == 4
+    name = f"a.{kind.lower()}"
+    assert source.info.notes == [f"only the first of 3 pictures in {name} is taken, and so of 2 more files"]
+    assert len(list(open_source(str(tmp_path / f"d.{kind.lower()}")))) == 1
+
+
+def test_pictures_of_other_kinds_are_counted_and_jfif_is_a_jpeg(picture: MakePicture, tmp_path: Path) -> None:
+    Pictures.fromarray(picture(20, 30)).save(tmp_path / "a.jfif", "JPEG")
+    for name in ("b.heic", "c.HEIC", "d.gif", "words.txt"):
+        (tmp_path / name).write_bytes(b"1234")
+    for uri in (str(tmp_path), str(tmp_path / "*")):
+        source = open_source(uri)
+        sink = open_sink(str(tmp_path / "out"), source.info)
+        assert Pipeline(source, lambda image: image, sink).run().written == 1
+        assert source.info.notes == ["3 pictures of other kinds left out: .gif, .heic"]
+    assert decode_picture((tmp_path / "out" / "a.jfif").read_bytes()) is not None
