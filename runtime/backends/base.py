@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from sdps.core.errors import SdpsError
 from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
 from sdps.core.means import Means
@@ -94,6 +95,11 @@ def integers(count: int, manifest: GraphManifest) -> str:
     asked = manifest.int8.get("integer_convolutions", 0)
     told = f"{min(count, asked)} of the graph's {asked} INT8 convolutions in integers"
     return told if count >= asked else f"{told}, the others in floating point, rounded alike"
+
+
+def closed() -> SdpsError:
+    """What to raise where a backend is asked after `close`."""
+    return SdpsError("This model is closed.", "Load it again.")
 
 
 class BlockingBackend:

@@ -16,7 +16,7 @@ from sdps.core.frame import Image
 from sdps.core.machine import cpu
 from sdps.core.manifest import INPUT, OUTPUT
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
-from sdps.runtime.backends.base import BlockingBackend, integers
+from sdps.runtime.backends.base import BlockingBackend, closed, integers
 from sdps.runtime.backends.openvino_means import pool_means
 from sdps.runtime.graph_file import read_graph
 
@@ -127,6 +127,7 @@ class OpenVinoBackend(BlockingBackend):
 
     def close(self) -> None:
         self.compiled.clear()
+        self.model = None
 
     def _infer(self, batch: Image, means: Means | None) -> tuple[Image, Means]:
         """Pictures restored, and the means of a graph that tells them (of others none)."""
@@ -143,6 +144,8 @@ class OpenVinoBackend(BlockingBackend):
 
     def _network(self, shape: tuple[int, ...], streams: int) -> _Network:
         key = (*shape, streams)
+        if self.model is None:
+            raise closed()
         if key not in self.compiled:
             model = self.model.clone()
             if model.input(INPUT).get_partial_shape().is_dynamic:

@@ -20,7 +20,7 @@ from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
 from sdps.core.spec import ShapeRange, Size
-from sdps.runtime.backends.base import BlockingBackend, integers
+from sdps.runtime.backends.base import BlockingBackend, closed, integers
 from sdps.runtime.graph_file import read_graph
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -74,7 +74,7 @@ class OrtBackend(BlockingBackend):
         if device != "cpu":
             self._preload()
         try:
-            self.session = self.ort.InferenceSession(
+            self._session: Any = self.ort.InferenceSession(
                 data, options, providers=[(name, provider_options(name, self.manifest)) for name in wanted]
             )
         except Exception as error:
@@ -91,6 +91,13 @@ class OrtBackend(BlockingBackend):
         self.name, self.reason = f"onnxruntime:{device.upper()}", ""
         self._bound: tuple[Any, Any, Any] | None = None
         self._shape: tuple[int, ...] = ()
+
+    @property
+    def session(self) -> Any:
+        """ONNX Runtime's. Raises an SdpsError if it is closed."""
+        if self._session is None:
+            raise closed()
+        return self._session
 
     def run(self, batch: Image) -> Image:
         if self.manifest.tile_means:
@@ -113,8 +120,7 @@ class OrtBackend(BlockingBackend):
         return integers(0, self.manifest) if self.multiplies_floats else ""
 
     def close(self) -> None:
-        self._bound = None
-        self.__dict__.pop("session", None)
+        self._bound = self._session = None
 
     def _run_bound(self, batch: Image) -> Image:
         """Input and output stay at the same place on the GPU for all pictures of one size."""

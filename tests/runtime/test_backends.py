@@ -244,3 +244,15 @@ def test_the_runtime_loads_neither_torch_nor_onnx_nor_pygame() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("provider", ["cpu", "openvino", "torch"])
+def test_a_closed_model_says_that_it_is_closed(
+    provider: str, graph_path: GraphPath, checkpoint: Path, picture: MakePicture
+) -> None:
+    derainer = Derainer.load(checkpoint if provider == "torch" else graph_path(), provider)
+    derainer(picture(64, 96))
+    for _ in range(2):
+        derainer.close()
+    with pytest.raises(SdpsError, match="is closed"):
+        derainer(picture(64, 96))
