@@ -18,10 +18,14 @@ from sdps.runtime.events import Events
 from sdps.runtime.fit import fit
 from sdps.runtime.live_source import Patience
 from sdps.runtime.redact import redacted
+from sdps.runtime.server_line import Line, ask
 from sdps.runtime.stream import StreamInfo
 
-HUNG = 5.0
-"""Seconds in which a frame must be sent; FFmpeg's RTSP writer knows no timeout of its own."""
+TIMEOUT, HUNG = 3.0, 2.5
+"""Seconds in which the server must answer, and in which a frame must be sent: less, as FFmpeg's writer
+drops a piece of a frame after its timeout, unseen, and goes on with a stream that nobody understands."""
+COSTLY = 10
+"""A pause after a failed attempt lasts so many times as long as PyAV held all of Python for it."""
 OPTIONS = {"crf": "20", "preset": "veryfast", "tune": "zerolatency"}
 CLOCK = Fraction(1, 90_000)
 
@@ -41,6 +45,7 @@ class RtspSink:
         self.place = redacted(uri)
         self.events = Events()
         self.sent = self.dropped = self.connects = 0
+        self.held = 0.0
         width = info.width * (2 if compare == "side" else 1)
         # 4:2:0 has no odd sides, and viewers of streams know nothing else.
         self.size = (max(2, info.height // 2 * 2), max(2, width // 2 * 2))
@@ -55,15 +60,16 @@ class RtspSink:
             self.dropped += self._slot is not None
             self._slot = (rainy, clean)
             self._changed.notify_all()
+        return self.idle()
+
+    def idle(self) -> bool:
+        with self._changed:
             busy = self._sender.busy_since
             if busy is not None and time.monotonic() - busy > HUNG:
-                self._sender.left = True  # it ends when its library lets it
+                self._sender.leave()
                 self.events.emit("sink", f"{self.place} does not take frames; connecting anew")
                 self._sender = _Sender(self, None)
                 self._sender.start()
-        return True
-
-    def idle(self) -> bool:
         return True
 
     def close(self, complete: bool = True) -> None:
@@ -71,6 +77,7 @@ class RtspSink:
             self._ending = True
             self._changed.notify_all()
         self._sender.join(timeout=1.0)
+        self._sender.leave()
 
     def discard(self) -> None:
         self.close()
@@ -91,24 +98,30 @@ class RtspSink:
             self._changed.wait_for(lambda: self._ending or sender.left, seconds)
             return not self._ending and not sender.left
 
-    def _connect(self) -> Any:
-        """An open container with one H.264 stream.
+    def _connect(self) -> tuple[Any, Line]:
+        """An open container with one H.264 stream, and its line to the server.
 
         Raises:
             SinkError: the server is not there, or does not want the stream.
         """
         container: Any = None
+        self.held, begin = 0.0, 0.0
+        options = {"rtsp_transport": "tcp", "timeout": str(round(1e6 * TIMEOUT))}
         try:
-            container = av.open(self.uri, "w", format="rtsp", options={"rtsp_transport": "tcp"})
+            # PyAV holds all of Python while FFmpeg connects: a mute server must be found out before.
+            ask(self.uri, TIMEOUT)
+            begin = time.monotonic()
+            container = av.open(self.uri, "w", format="rtsp", options=options)
             stream = container.add_stream("libx264", rate=self.info.fps, options=dict(OPTIONS))
             stream.height, stream.width, stream.pix_fmt = *self.size, "yuv420p"
             stream.codec_context.time_base = CLOCK
             stream.codec_context.gop_size = max(1, round(self.info.fps))  # a viewer sees it in a second
             color = self.info.color
             stream.codec_context.colorspace, stream.codec_context.color_range = color.matrix, color.range
-            container.start_encoding()
+            line = Line.of(self.uri, container.start_encoding)
         except (av.FFmpegError, OSError, ValueError) as error:
             if container is not None:
+                self.held = time.monotonic() - begin
                 with contextlib.suppress(av.FFmpegError, OSError, ValueError):
                     container.close()
             reason = redacted(str(getattr(error, "strerror", "") or error))
@@ -116,40 +129,48 @@ class RtspSink:
                 f"{self.place} does not take the stream: {reason}.", "Is the server up, and does it RECORD?"
             ) from None
         self.connects += 1
-        return container
+        return container, line
 
 
 class _Sender(threading.Thread):
     """Encodes and sends, and connects again with growing pauses."""
 
-    def __init__(self, sink: RtspSink, container: Any) -> None:
+    def __init__(self, sink: RtspSink, connection: tuple[Any, Line] | None) -> None:
         super().__init__(name="sdps-rtsp-push", daemon=True)
-        self.sink, self.container = sink, container
+        self.sink = sink
+        self.container: Any = None
+        self.line = Line()
+        if connection:
+            self.container, self.line = connection
         self.busy_since: float | None = None
         self.left = False
         self.begin = time.monotonic()
         self.last_pts = -1
 
+    def leave(self) -> None:
+        """Has it end, at once even where it waits for the server."""
+        self.left, self.busy_since = True, None
+        self.line.cut()
+
     def run(self) -> None:
         attempt = 0
         while (item := self.sink._next(self)) is not None:
-            self.busy_since = time.monotonic()
             try:
                 if self.container is None:
-                    self.container = self.sink._connect()
+                    self.container, self.line = self.sink._connect()
                     self.last_pts = -1
                     self.sink.events.emit("sink", f"{self.sink.place} takes frames again")
                 self._send(*item)
                 attempt = 0
             except (SinkError, av.FFmpegError, OSError, ValueError) as error:
+                self._drop()
+                if self.left:
+                    break
                 reason = error.message if isinstance(error, SinkError) else f"{self.sink.place} was lost"
                 self.sink.events.emit("sink", reason, loud=attempt == 0)
-                self._drop()
-                self.busy_since = None
-                if not self.sink._pause(self, Patience().pause(attempt)):
+                if not self.sink._pause(self, max(Patience().pause(attempt), COSTLY * self.sink.held)):
                     break
                 attempt += 1
-            self.busy_since = None
         self._drop()
 
     def _send(self, rainy: Frame, clean: Frame) -> None:
@@ -160,11 +181,18 @@ class _Sender(threading.Thread):
         # Viewers' clocks run on when a source is silent, so the time of sending counts.
         self.last_pts = max(round((time.monotonic() - self.begin) / CLOCK), self.last_pts + 1)
         frame.pts, frame.time_base = self.last_pts, CLOCK
-        self.container.mux(stream.encode(frame))
+        self.busy_since = time.monotonic()
+        try:
+            self.container.mux(stream.encode(frame))
+        finally:
+            self.busy_since = None
         self.sink.sent += 1
 
     def _drop(self) -> None:
-        if self.container is not None:
-            with contextlib.suppress(av.FFmpegError, OSError, ValueError):
-                self.container.close()
-            self.container = None
+        if self.container is None:
+            return
+        if not self.line.takes_bytes():  # saying farewell would wait, and all of Python with it
+            self.line.cut()
+        with contextlib.suppress(av.FFmpegError, OSError, ValueError):
+            self.container.close()
+        self.container, self.line = None, Line()
