@@ -82,9 +82,12 @@ def run(
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Draw rate, latency, model, engine and drops into the picture.")
     ] = False,
-    log: Annotated[Path | None, typer.Option(help="Append what happens to this file, as JSON lines.")] = None,
+    log: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Append what happens to this file, as JSON lines.")
+    ] = None,
     health: Annotated[
-        Path | None, typer.Option(help="Rewrite this JSON file every second with the state of the run.")
+        str | None,
+        typer.Option(metavar="FILE", help="Rewrite this JSON file every second with the state of the run."),
     ] = None,
     exit: Annotated[
         str | None,
@@ -122,6 +125,7 @@ def run(
     from sdps.core.packages import package_advice
     from sdps.runtime.anytime import parse_exit
     from sdps.runtime.derainer import Derainer
+    from sdps.runtime.record import HEALTH, LOG, refuse_taken, report_path
     from sdps.runtime.run_view import RunView, judge, sentence
     from sdps.runtime.sinks import open_sink
     from sdps.runtime.sources import open_source
@@ -135,6 +139,8 @@ def run(
     if advice := package_advice():
         say(advice)
     uri = input if input is not None else _camera_uri(camera or "")
+    reports = {LOG: report_path(LOG, log), HEALTH: report_path(HEALTH, health)}
+    refuse_taken(reports, _files(model, outputs))
     source = open_source(uri, wait, start, duration, every, width, height, fps, fourcc, say=say)
 
     def load() -> Derainer:
@@ -145,6 +151,8 @@ def run(
 
     with contextlib.ExitStack() as undo:
         undo.callback(source.close)
+        read = source.info.inputs if uri != "-" else [Path("/dev/stdin")]
+        refuse_taken(reports, (("the input", path) for path in read))
         derainer = load()
         undo.callback(derainer.close)
         sink = open_sink(outputs, source.info, compare, title=f"sdps: {derainer.manifest.name}")
@@ -156,7 +164,7 @@ def run(
         sys.stderr.write(line + "\n")
     else:
         say(line)
-    view = RunView(source, derainer, sink, limit, quiet, load, overlay, log, health)
+    view = RunView(source, derainer, sink, limit, quiet, load, overlay, reports[LOG], reports[HEALTH])
     summary = view.run()
     for note in source.info.notes:
         say(note)
@@ -164,6 +172,13 @@ def run(
     if exit == "auto":
         say(f"by {view.derainer.usage()}")
     judge(summary, source, limit)
+
+
+def _files(model: str, outputs: list[str]) -> list[tuple[str, Path]]:
+    """What the command uses beside its input: what each is, and where."""
+    written = [Path("/dev/stdout" if uri == "-" else uri) for uri in outputs if uri not in ("none", "window")]
+    files = [("the output", path) for path in written]
+    return [*files, ("the model", Path(model))] if Path(model).is_file() else files
 
 
 def _camera_uri(camera: str) -> str:

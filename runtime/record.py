@@ -7,23 +7,59 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from sdps.core.errors import SinkError
+from sdps.core.errors import SinkError, UsageError
 from sdps.runtime.events import Event
 from sdps.runtime.redact import redacted
 
+LOG, HEALTH = "--log", "--health"
 PERIOD = 1.0
 """Seconds between two health files."""
+
+
+def report_path(option: str, name: str | None) -> Path | None:
+    """The file that a report of the run is to be written to; None stays None.
+
+    Raises:
+        UsageError: it has no name, or is a folder; or a health file would take a device's place.
+    """
+    if name is None:
+        return None
+    path = Path(name)
+    if not name or path.is_dir():
+        raise UsageError(f"{option} {name!r} is no file.", "Give the name of one.")
+    if option == HEALTH and path.exists() and not path.is_file():
+        raise UsageError(f"{path} is no file, and cannot be replaced each second.", "Give the name of one.")
+    return path
+
+
+def refuse_taken(reports: dict[str, Path | None], others: Iterable[tuple[str, Path]]) -> None:
+    """Raises a UsageError where a report would be written over one of the `others`, or another report.
+
+    Args:
+        reports: Files by option.
+        others: What each is, and where.
+    """
+    taken = list(others)
+    for option, path in reports.items():
+        if path is None:
+            continue
+        for what, other in taken:
+            if os.path.realpath(path) == os.path.realpath(other) or (
+                path.exists() and other.exists() and path.samefile(other)
+            ):
+                raise UsageError(f"{option} {path} is {what} itself.", "Choose another file.")
+        taken.append((option, path))
 
 
 class JsonLog:
     """One JSON object per line: when, what kind, a sentence, figures. Appends to an existing file.
 
-    A full disk silences the log and nothing else.
+    A full disk silences the log and nothing else. Bytes of a path that are no UTF-8 are written as \\udcXX.
 
     Raises:
         SinkError: the file cannot be opened.
@@ -31,7 +67,7 @@ class JsonLog:
 
     def __init__(self, path: Path) -> None:
         try:
-            self._file = path.open("a", encoding="utf-8")
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise SinkError(
                 f"The log {path} cannot be written: {error.strerror}.", "Choose another file."
