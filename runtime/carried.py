@@ -182,4 +182,4 @@ def _describe(stream: Any, output: Any) -> None:
         output.metadata["title"] = title
     if "language" in said:
         output.metadata["language"] = said["language"]
-    output.disposition = stream.disposition
+    output.disposition = stream.disposition.value  # PyAV 15 takes numbers only

@@ -81,20 +81,24 @@ class EncodedSound:
 
     def _encode(self, frame: Any) -> None:
         """A decoded piece, or None for the end, through the resampler into the encoder."""
-        if self._resampler is None:
-            context = self.output.codec_context
-            shape = (context.format or "fltp", context.layout, context.rate, context.frame_size or 1024)
-            self._resampler = av.AudioResampler(*shape)
-        try:
-            parts = self._resampler.resample(frame)
-        except ValueError:  # a broadcast goes over to other channels, or another rate
-            # What the old one still holds is less than a piece for the encoder, a fiftieth of a second.
-            self._resampler = None
-            self._encode(frame)
-            return
-        for part in parts:
+        for part in self._resampled(frame):
             if self._place(part):
                 self.target.mux(self.output.encode(part))
+
+    def _resampled(self, frame: Any) -> list[Any]:
+        for _ in range(2):
+            self._resampler = self._resampler or self._new_resampler()
+            try:
+                return list(self._resampler.resample(frame))
+            except ValueError:  # a broadcast goes over to other channels, or another rate
+                # What the old one still holds is less than a piece for the encoder, a fiftieth of a second.
+                self._resampler = None
+        return []
+
+    def _new_resampler(self) -> Any:
+        context = self.output.codec_context
+        shape = (context.format or "fltp", context.layout, context.rate, context.frame_size or 1024)
+        return av.AudioResampler(*shape)
 
     def _place(self, part: Any) -> bool:
         """Puts a piece where its stamp says, after the one before it; whether there is room for it."""

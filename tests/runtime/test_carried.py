@@ -172,7 +172,7 @@ def test_the_same_sound_plays_and_streams_keep_their_names(suffix: str, tmp_path
             streams[1:], ("Comments", "Deutsch"), (Disposition.comment, Disposition.default), strict=True
         ):
             stream.metadata.update(title=name, language="deu")
-            stream.disposition = use
+            stream.disposition = use.value
 
     one, two = (film(tmp_path / f"{i}.mp4", steady(20), 0.8) for i in (1, 2))
     with av.open(str(two)) as source, av.open(str(tmp_path / "sound.mp4"), "w") as target:
@@ -187,9 +187,15 @@ def test_the_same_sound_plays_and_streams_keep_their_names(suffix: str, tmp_path
     with av.open(str(out)) as container:
         streams = container.streams.audio
         assert [Disposition(s.disposition) for s in streams] == [Disposition.comment, Disposition.default]
-        names = [s.metadata.get("title") or s.metadata.get("name") for s in streams]
-        assert names == ["Comments", "Deutsch"]
         assert "title" not in container.streams.video[0].metadata
+    assert names(out) == names(path)
+    if suffix == ".mkv" or names(path)[0]:  # PyAV 15 reads none of MP4
+        assert names(out) == ["Comments", "Deutsch"]
+
+
+def names(path: Path) -> list[str | None]:
+    with av.open(str(path)) as container:
+        return [s.metadata.get("title") or s.metadata.get("name") for s in container.streams.audio]
 
 
 def told(path: Path) -> list[tuple[float, float]]:
@@ -228,7 +234,7 @@ def test_a_second_longer_picture_stream_is_no_damage(suffix: str, tmp_path: Path
     done = sdps_run(path, tmp_path / "out.mp4")
     assert done.returncode == 0, done.stderr
     assert "of the 2 picture streams only the first is taken" in done.stderr
-    assert len(seconds_of(tmp_path / "out.mp4", "video")) == 50
+    assert seconds_of(tmp_path / "out.mp4", "video")[-1] == pytest.approx(1.96, abs=0.05)
 
 
 @pytest.mark.parametrize(
