@@ -46,7 +46,9 @@ class Layer:
 
 
 def find_layers(model: ModelProto, macs: Mapping[int, int], stays: Collection[int]) -> list[Layer]:
-    """Every convolution with weights of its own that is outside `stays`, in the graph's order.
+    """Every 2D convolution with weights of its own that is outside `stays`, in the graph's order.
+
+    Those over one or three dimensions stay in floating point: what follows knows maps of height and width.
 
     Args:
         model: An FP32 graph.
@@ -65,7 +67,7 @@ def find_layers(model: ModelProto, macs: Mapping[int, int], stays: Collection[in
     for node in model.graph.node:
         for name in node.input:
             readers[name] = readers.get(name, 0) + 1
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 4}
     layers = [
         Layer(
             node.output[0],
@@ -82,7 +84,11 @@ def find_layers(model: ModelProto, macs: Mapping[int, int], stays: Collection[in
         and attribute(node, "group", 1) == 1
     ]
     if not layers:
-        raise ExportError("The graph has no convolution that could be quantised.")
+        raise ExportError(
+            "The graph has no convolution that could be quantised (2D, and neither grouped nor with weights "
+            "that others share).",
+            "Export it with --precision fp16 or fp32.",
+        )
     return layers
 
 

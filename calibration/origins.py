@@ -77,12 +77,12 @@ def open_origin(origin: str) -> Origin:
     if origin.startswith(RAINED):
         return _rained_folder(Path(origin.removeprefix(RAINED)).expanduser())
     path = Path(origin)
-    if path.is_dir():
+    if origin and path.is_dir():  # an empty path is the folder one is in
         return _folder(path)
     if path.is_file() and path.suffix.lower() in VIDEOS:
         return _film(path)
     raise UsageError(
-        f"There is no calibration source {origin}.",
+        f"There is no calibration source {origin or repr(origin)}.",
         "Give a folder of rainy pictures, a video, 'photos' for photographs with rendered rain, or "
         f"{RAINED}DIR for rain on your own.",
     )

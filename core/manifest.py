@@ -29,7 +29,8 @@ class GraphManifest:
         size: 'HxW' of a fixed graph, 'dynamic' of one that takes any multiple of `stride`.
         mean, std: Normalisation inside the graph, of RGB in [0, 1].
         stride: What divides the heights and widths that a dynamic graph takes.
-        macs: Multiply-accumulates of convolutions and matrix products at 256x256.
+        macs: Multiply-accumulates of convolutions and matrix products at 256x256; where `stride` does not
+            divide that, those at the next size that it does, by the share of the area.
         sdps_version: Version of the tool that wrote it.
         drift: Measured against PyTorch FP32 at export: psnr_db, max_levels, mean_levels, picture, peak.
         rewrites: Exact rewrites that the graph went through, by name, and in how many places.

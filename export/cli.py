@@ -221,7 +221,7 @@ def _inspect(path: Path, require: str | None, as_json: bool) -> None:
     from sdps.export.inspection import Requirement, inspect_file
     from sdps.export.inspection_view import show
 
-    requirement = Requirement.parse(require) if require else None
+    requirement = Requirement.parse(require) if require is not None else None
     inspection = inspect_file(path)
     if as_json:
         typer.echo(inspection.to_json())

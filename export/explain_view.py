@@ -26,6 +26,10 @@ def show_steps(steps: Sequence[Step], size: str, console: Console) -> None:
     console.print(table)
     for step in steps:
         console.print(f"[bold]{step.name}[/]: {step.purpose}", highlight=False)
+    if any(cost.macs is None for step in steps for cost in (step.before, step.after)):
+        console.print(
+            "-: cannot be told, as the graph computes shapes that ONNX does not infer.", highlight=False
+        )
 
 
 CAPTION = (
@@ -34,14 +38,9 @@ CAPTION = (
 )
 
 
-def _values(cost: GraphCost) -> tuple[float, ...]:
-    moved, peak = cost.moved_bytes / 1e6, cost.peak_bytes / 1e6
-    return cost.nodes, cost.macs / 1e9, cost.weight_bytes / 1e6, moved, peak
-
-
 def _figures(cost: GraphCost) -> list[str]:
-    nodes, *rest = _values(cost)
-    return [f"{nodes:.0f}", *(f"{value:,.2f}" for value in rest)]
+    parts = (cost.macs, 1e9), (cost.weight_bytes, 1e6), (cost.moved_bytes, 1e6), (cost.peak_bytes, 1e6)
+    return [f"{cost.nodes}", *("-" if value is None else f"{value / unit:,.2f}" for value, unit in parts)]
 
 
 def _change(before: GraphCost, after: GraphCost) -> list[str]:

@@ -7,6 +7,7 @@ from math import prod
 
 from onnx import ModelProto, TensorProto
 
+from sdps.core.errors import ExportError
 from sdps.export.graph_macs import macs_by_node, tensor_shapes
 from sdps.export.islands import tensor_types
 
@@ -31,21 +32,19 @@ class GraphCost:
         moved_bytes: Activations that the nodes write, one after the other.
         peak_bytes: Most activations alive at once if the nodes run in the order of the file and no
             node writes in place. An engine may do better (fusion, reuse) or worse (scratch).
+
+    The three that rest on the shapes of activations are None where those cannot be inferred.
     """
 
     nodes: int
-    macs: int
+    macs: int | None
     weight_bytes: int
-    moved_bytes: int
-    peak_bytes: int
+    moved_bytes: int | None
+    peak_bytes: int | None
 
 
 def graph_cost(model: ModelProto) -> GraphCost:
-    """Counts a graph's cost.
-
-    Raises:
-        ExportError: the shape of a tensor that counts cannot be inferred.
-    """
+    """Counts a graph's cost."""
     shapes = tensor_shapes(model)
     types = tensor_types(model)
     graph = model.graph
@@ -63,10 +62,9 @@ def graph_cost(model: ModelProto) -> GraphCost:
         peak = max(peak, alive)
         done = {name for name in (*node.input, *node.output) if last_read.get(name, index) == index}
         alive -= sum(size(name) for name in done - kept)
-    return GraphCost(
-        nodes=len(graph.node),
-        macs=sum(macs_by_node(model).values()),
-        weight_bytes=sum(size(tensor.name) for tensor in graph.initializer),
-        moved_bytes=moved,
-        peak_bytes=peak,
-    )
+    weight_bytes = sum(size(tensor.name) for tensor in graph.initializer)
+    try:
+        macs = sum(macs_by_node(model).values())
+    except ExportError:  # then other activations are not known, either
+        return GraphCost(len(graph.node), None, weight_bytes, None, None)
+    return GraphCost(len(graph.node), macs, weight_bytes, moved, peak)

@@ -105,9 +105,17 @@ class Requirement:
         """Holds a file to it.
 
         Raises:
-            ExportError: too few convolutions have the precision; it says how many have which.
+            ExportError: too few convolutions have the precision; it says how many have which. Or a share is
+                asked for, and cannot be told.
         """
         found = inspection.convolutions
+        untold = any(layer.convolution and not layer.macs for layer in inspection.layers)
+        if self.share is not None and inspection.kind == GRAPH and untold:
+            raise ExportError(
+                f"How much of {inspection.path}'s multiply-accumulates is {self.precision} cannot be told: "
+                "it computes shapes that ONNX does not infer.",
+                f"Ask for any with --require {self.precision}, or export a graph of one size with --size.",
+            )
         total = sum(share.macs for share in found.values())
         mine = found.get(self.precision, Share(0, 0))
         # The engine's own inspector tells no multiply-accumulates; then every convolution counts alike.

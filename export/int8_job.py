@@ -27,12 +27,12 @@ from sdps.core.errors import ParityError, UsageError
 from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
 from sdps.export.fine_tuned import FineTuned
-from sdps.export.graph_macs import REFERENCE, macs_by_node
+from sdps.export.graph_macs import REFERENCE, measured_macs
 from sdps.export.int8_request import Int8Job, fp16_refusal, refusal
 from sdps.export.islands import fp32_islands
 from sdps.export.module_map import Mapped, export_mapped
 from sdps.export.onnx_export import check_graph, describe, export_graph, manifest_of
-from sdps.export.parity import Bounds, measure_drift, worst_of
+from sdps.export.parity import Bounds, SizeError, measure_drift, worst_of
 from sdps.export.precision import to_fp16
 from sdps.export.rehearsal import rehearse
 
@@ -166,7 +166,7 @@ def _prepare(
     _check_any_size(network, model, *picture)
     if tuned:
         _check_any_size(tuned.original, reference, *picture)
-    macs = macs_by_node(model)
+    macs = measured_macs(model)
     layers = find_layers(model, macs, fp32_islands(model))
     step("Restoring the verification pictures", 0, 0)
     verifier = Verifier(reference, [crop.pair for crop in chosen_set.verify])
@@ -179,15 +179,22 @@ def _check_any_size(network: nn.Module, model: onnx.ModelProto, name: str, image
     Raises:
         ParityError: it is not: the tracer took a size for a constant.
     """
-    drifts = measure_drift(network, model, image, name, None)
+    try:
+        drifts = measure_drift(network, model, image, name, None)
+    except SizeError as error:
+        raise _one_size_only("does not run at every size") from error
     if not all(drift.within(Bounds.of("fp32")) for drift in drifts):
         worst = worst_of(drifts)
-        raise ParityError(
-            "INT8 needs a network that can be traced at any size, and the graph of this one differs from "
-            f"PyTorch by {worst.psnr} on {worst.label}; no file was written.",
-            "Let the network compute with its input's sizes as they are, without int(); "
-            "or export it with --precision fp32 or fp16.",
-        )
+        raise _one_size_only(f"differs from PyTorch by {worst.psnr} on {worst.label}")
+
+
+def _one_size_only(fault: str) -> ParityError:
+    return ParityError(
+        f"INT8 needs a network that can be traced at any size, and the graph of this one {fault}; "
+        "no file was written.",
+        "Let the network compute with its input's sizes as they are, without int(); "
+        "or export it with --precision fp32 or fp16.",
+    )
 
 
 def _trained(ready: _Prepared, tuned: FineTuned, step: Step) -> _Choice:
@@ -242,7 +249,7 @@ def _finish(ready: _Prepared, choice: _Choice, step: Step) -> tuple[onnx.ModelPr
     positions = {index for index, layer in enumerate(ready.layers) if layer.name not in choice.point.kept}
     if ready.manifest.fixed_size is not None:
         source = export_graph(ready.network, replace(ready.manifest, precision="fp32"))
-        calibrated = calibrated.onto(source, find_layers(source, macs_by_node(source), fp32_islands(source)))
+        calibrated = calibrated.onto(source, find_layers(source, measured_macs(source), fp32_islands(source)))
     names = [layer.name for index, layer in enumerate(calibrated.layers) if index in positions]
     graph = infer_types(calibrated.graph(names))
     if ready.job.rest == "fp16":
@@ -265,7 +272,7 @@ def _verified_with_rest(ready: _Prepared, choice: _Choice) -> _Choice:
 
 def _summary(ready: _Prepared, choice: _Choice, graph: onnx.ModelProto) -> dict[str, Any]:
     """What the graph's own description tells of INT8."""
-    integer = integer_convolutions(graph, macs_by_node(graph))
+    integer = integer_convolutions(graph, measured_macs(graph))
     return {
         "calibration_set": {
             "origin": ready.chosen_set.origin,

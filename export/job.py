@@ -168,17 +168,20 @@ def _fine_tuned(job: ExportJob) -> FineTuned | None:
 
 
 def network_macs(network: nn.Module, size: Size = REFERENCE) -> int:
-    """Multiply-accumulates of convolutions and matrix products for one picture of `size`.
+    """Multiply-accumulates of convolutions and matrix products for one picture of `size`; where the network's
+    stride does not divide it, those of the padded picture by the share of its area.
 
     Counted on PyTorch's meta device, which does no arithmetic; `graph_macs` counts the same of a
     graph, but of a fixed one only at its own size, and a manifest states them at 256x256.
     """
     padded = size.padded_to(space_of(network).stride)
 
+    share = size.height * size.width / (padded.height * padded.width)
+
     def count(subject: nn.Module, device: str) -> int:
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             subject(torch.zeros(1, 3, padded.height, padded.width, device=device))
-        return int(counter.get_total_flops()) // 2
+        return round(int(counter.get_total_flops()) // 2 * share)
 
     try:
         return count(copy.deepcopy(network).to("meta"), "meta")

@@ -17,6 +17,7 @@ import onnx
 import torch
 from torch import nn
 
+from sdps.calibration.session import GraphRunError, Session
 from sdps.core.console import need
 from sdps.core.errors import ExportError, ParityError
 from sdps.core.frame import Image
@@ -125,7 +126,7 @@ def sizes_to_check(image: Image, fixed: Size | None, stride: int = STRIDE) -> li
     return [rounded(scale), rounded(scale / 2)]
 
 
-def check_interface(session: Any, fixed: Size | None) -> None:
+def check_interface(session: Session, fixed: Size | None) -> None:
     """Checks names, types and axes of an ONNX Runtime session.
 
     Raises:
@@ -163,8 +164,9 @@ def measure_drift(
         One drift for each size, and for an FP16 graph another for its rehearsal.
 
     Raises:
-        ExportError: names, types or axes are wrong.
-        ParityError: an output is one flat colour (NaN becomes black).
+        ExportError: names, types or axes are wrong, or ONNX Runtime lacks an operator.
+        ParityError: a result is one flat colour (NaN becomes black), PyTorch's own or the graph's; a value
+            overflows; or the graph does not run.
     """
     pictures = [fit(image, size) for size in sizes_to_check(image, fixed, space_of(network).stride)]
     runs = {"": model}
@@ -175,26 +177,22 @@ def measure_drift(
         }  # ONNX Runtime's CPU provider cannot run the graph itself
     elif narrow is not None:
         runs[" (FP16 rounding)"] = rehearse(model)
-    sessions = {how: onnx_session(graph) for how, graph in runs.items()}
+    sessions = {how: _loaded(graph, narrow) for how, graph in runs.items()}
     for session in sessions.values():
         check_interface(session, fixed)
     deploy = DeployNet(network, fixed).eval()
     with torch.inference_mode():
         references = [deploy(torch.from_numpy(p)[None])[0].numpy() for p in pictures]
+    for given, reference in zip(pictures, references, strict=True):
+        _check_restores(f"{name} {given.shape[0]}x{given.shape[1]}", given, reference)
     drifts = []
     for how, session in sessions.items():
         for given, reference in zip(pictures, references, strict=True):
-            result = dict(
-                zip(
-                    [o.name for o in session.get_outputs()],
-                    session.run(None, feeds(session, given)),
-                    strict=True,
-                )
-            )
+            label = f"{name} {given.shape[0]}x{given.shape[1]}{how}"
+            result = _results(session, given, label, fixed)
             restored = result[OUTPUT][0]
             peak = float(result[PEAK]) if PEAK in result else None
-            label = f"{name} {given.shape[0]}x{given.shape[1]}{how}"
-            _check_not_flat(label, reference, restored)
+            _check_not_flat(label, reference, restored, narrow is not None)
             if peak is not None and narrow == HALF and not peak <= HALF_MAX:  # NaN is not, either
                 raise ParityError(
                     f"A value of {peak:.6g} overflows FP16 (at most {HALF_MAX:.0f}) on {label}.",
@@ -204,7 +202,38 @@ def measure_drift(
     return drifts
 
 
-def feeds(session: Any, picture: Image) -> dict[str, Any]:
+def _loaded(model: onnx.ModelProto, narrow: int | None) -> Session:
+    try:
+        return onnx_session(model)
+    except GraphRunError as error:  # an operator that it lacks; BF16 takes opset 22, of which it has not all
+        remedy = "Export with --precision fp16 or fp32." if narrow == BFLOAT else "Try it with --no-rewrite."
+        raise ExportError(f"The graph cannot be compared with PyTorch. {error.message}", remedy) from error
+
+
+class SizeError(ParityError):
+    """A graph of any size does not run at one."""
+
+
+def _results(session: Session, given: Image, label: str, fixed: Size | None) -> dict[str, Any]:
+    """The graph's outputs by name.
+
+    Raises:
+        ParityError: it does not run.
+    """
+    try:
+        values = session.run(None, feeds(session, given))
+    except GraphRunError as error:
+        if fixed:
+            raise ParityError(f"On {label}: {error.message}", "Try it with --no-rewrite.") from error
+        raise SizeError(
+            "The network took a size for a constant when it was traced, so its graph does not run at every "
+            f"size. On {label}: {error.message}",
+            "Export it for one size with --size, or let it compute with its input's sizes without int().",
+        ) from error
+    return dict(zip([output.name for output in session.get_outputs()], values, strict=True))
+
+
+def feeds(session: Session, picture: Image) -> dict[str, Any]:
     """What a session is fed for one picture; a graph with tile means takes its own."""
     fed: dict[str, Any] = {INPUT: picture[None]}
     for value in session.get_inputs():
@@ -234,20 +263,37 @@ def require(drifts: Sequence[Drift], bounds: Bounds) -> None:
         )
 
 
-def _check_not_flat(label: str, reference: Image, restored: Image) -> None:
-    if np.ptp(restored) == 0 and np.ptp(reference) > 0:
+def _flat(image: Image) -> bool:
+    return not np.ptp(image, axis=(0, 1)).any()
+
+
+def _check_restores(label: str, given: Image, reference: Image) -> None:
+    if _flat(reference) and not _flat(given):
         raise ParityError(
-            f"The graph makes one flat colour, {restored[0, 0].tolist()}, of {label}: "
-            "it overflows or holds NaN.",
-            "Export with --precision fp32.",
+            f"PyTorch itself makes one flat colour, {reference[0, 0].tolist()}, of {label}: the checkpoint's "
+            "weights give NaN or overflow, so there is nothing to compare a graph with; no file was written.",
+            "Take another checkpoint of the training run; with --arch, look at --mean and --std as well.",
         )
 
 
-def onnx_session(model: onnx.ModelProto) -> Any:
-    """ONNX Runtime on the CPU, for a run or two."""
+def _check_not_flat(label: str, reference: Image, restored: Image, narrow: bool) -> None:
+    if _flat(restored) and not _flat(reference):
+        raise ParityError(
+            f"The graph makes one flat colour, {restored[0, 0].tolist()}, of {label}: "
+            "it overflows or holds NaN.",
+            "Export with --precision fp32." if narrow else "Its weights may be at the end of FP32's range.",
+        )
+
+
+def onnx_session(model: onnx.ModelProto) -> Session:
+    """ONNX Runtime on the CPU, for a run or two.
+
+    Raises:
+        GraphRunError: it cannot load the graph.
+    """
     ort = need("onnxruntime", "export")
     options = ort.SessionOptions()
     options.enable_cpu_mem_arena = False  # run once or twice: the arena would only hold memory
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # nothing is timed here
-    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return Session(model, options)

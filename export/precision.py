@@ -39,20 +39,25 @@ class PrecisionReport:
         convs_fp16, convs_fp32: Convolutions and matrix products.
         nodes_fp32: All nodes with FP32 results, casts left out.
         casts: Casts between the two types, i.e. the islands' borders.
-        macs_share_fp16: Part of the multiply-accumulates that is done in FP16, 0 to 1.
+        macs_share_fp16: Part of the multiply-accumulates that is done in FP16, 0 to 1; None where shapes
+            cannot be inferred to count them.
     """
 
     convs_fp16: int
     convs_fp32: int
     nodes_fp32: int
     casts: int
-    macs_share_fp16: float
+    macs_share_fp16: float | None
     narrow: str = "FP16"
 
     def __str__(self) -> str:
+        share = (
+            ""
+            if self.macs_share_fp16 is None
+            else f", {self.macs_share_fp16:.1%} of the multiply-accumulates"
+        )
         return (
-            f"{self.narrow}: {self.convs_fp16} convolutions, "
-            f"{self.macs_share_fp16:.1%} of the multiply-accumulates. "
+            f"{self.narrow}: {self.convs_fp16} convolutions{share}. "
             f"FP32: {self.convs_fp32} small ones, {self.nodes_fp32} nodes in all. {self.casts} casts between."
         )
 
@@ -60,7 +65,10 @@ class PrecisionReport:
 def precision_report(model: ModelProto) -> PrecisionReport:
     """Counts nodes by the type of their first result; `model` needs its value_info."""
     types = tensor_types(model)
-    macs = macs_by_node(model)
+    try:
+        macs = macs_by_node(model)
+    except ExportError:
+        macs = {}
     narrow = narrow_type(model) or HALF
     convs: Counter[int] = Counter()
     work: Counter[int] = Counter()
@@ -73,8 +81,8 @@ def precision_report(model: ModelProto) -> PrecisionReport:
         nodes_fp32 += result == FLOAT
         if node.op_type in HEAVY:
             convs[result] += 1
-            work[result] += macs[index]
-    share = work[narrow] / max(1, work.total())
+            work[result] += macs.get(index, 0)
+    share = work[narrow] / work.total() if work.total() else None
     name = "BF16" if narrow == BFLOAT else "FP16"
     return PrecisionReport(convs[narrow], convs[FLOAT], nodes_fp32, casts, share, name)
 

@@ -147,7 +147,12 @@ def test_the_command(quantised: Path) -> None:
     failed = run.invoke(app, ["--inspect", str(quantised), "--require", "int8:0.9"])
     assert failed.exit_code == 1
     assert "lacks int8 convolutions for 90%" in failed.stderr
-    for wrong in (["--require", "int8"], ["--inspect", str(quantised), "--require", "x"], []):
+    for wrong in (
+        ["--require", "int8"],
+        ["--inspect", str(quantised), "--require", "x"],
+        ["--inspect", str(quantised), "--require", ""],
+        [],
+    ):
         assert (
             run.invoke(app, [*wrong, *(["sdps-nano"] if wrong[:1] == ["--require"] else [])]).exit_code == 2
         )
