@@ -21,7 +21,7 @@ from sdps.core.frame import Image
 PER_PICTURE = 8
 """Candidate crops of each picture."""
 FLAT = 1.0
-"""A crop whose values deviate less than this many levels says nothing about ranges."""
+"""A crop of which no channel deviates by this many levels says nothing about ranges."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def choose(
         }
         for top, left in sorted(places):
             piece = _window(image, top, left, side)
-            if piece.std() < FLAT:
+            if piece.std((0, 1)).max() < FLAT:  # of any colour
                 flat += 1
             else:
                 candidates.append(Place(entry, top, left, features(piece)))

@@ -80,6 +80,8 @@ def equalise(model: ModelProto, layers: Sequence[Layer], pictures: Sequence[Imag
         used = np.abs(reads).max(axis=tuple(i for i in range(4) if i != inputs))
         seen = ranges[link.tensor]
         alive = (used > 0) & (seen > 0)
+        if not alive.any():  # a dead link: nothing to be brought to like ranges
+            continue
         factor = np.ones_like(seen)
         factor[alive] = seen[alive] / np.exp(np.log(seen[alive]).mean())
         factor = np.clip(factor, 1 / 32, 32)

@@ -14,6 +14,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sdps.calibration.crops import FLAT, Crop, choose, cut
 from sdps.calibration.entry import Entry, UnequalError, UnreadableError
 from sdps.calibration.grouping import scenes, split_film, split_groups
@@ -109,8 +111,13 @@ def build_set(
     names, looked_at = (len({entry.name for entry in some}) for some in (survey.usable, source.entries))
     if names < 2:
         raise UsageError(
-            f"Of the {looked_at} pictures of {origin} that were looked at, {names} can be read and have "
-            f"{side}x{side} pixels; two are the least.",
+            " ".join(
+                [
+                    f"Of the {looked_at} pictures of {origin} that were looked at, {names} can give crops of "
+                    f"{side}x{side} pixels; two are the least.",
+                    *survey.notes,
+                ]
+            ),
             "One serves to calibrate, another to verify. Give more, or smaller crops with --calib-size.",
         )
     calibrate, verify, told_of_split = _split(source, survey)
@@ -211,7 +218,7 @@ def _survey(source: Origin, side: int, tick: Callable[[], None]) -> _Survey:
 
 def _hash(image: Image) -> str | None:
     """None of a flat picture, whose hash would be that of every other."""
-    return None if int(image.max()) - int(image.min()) <= 2 * FLAT else perceptual_hash(image)
+    return None if np.ptp(image, axis=(0, 1)).max() <= 2 * FLAT else perceptual_hash(image)
 
 
 def _split(source: Origin, survey: _Survey) -> tuple[list[Entry], list[Entry], list[str]]:

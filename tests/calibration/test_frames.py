@@ -72,6 +72,7 @@ def test_what_is_no_set_is_said(tmp_path: Path) -> None:
     some = folder_of([scene(i) for i in range(3)], tmp_path / "some")
     for origin, crops, said in (
         (tmp_path / "nowhere", None, "no calibration source"),
+        ("", None, "no calibration source ''"),  # and not the folder one is in
         (few, None, "two are the least"),
         (flat, None, "not flat"),
         (some, 500, "500 are asked for"),
@@ -82,6 +83,24 @@ def test_what_is_no_set_is_said(tmp_path: Path) -> None:
         build_set(str(some), side=66)
     chosen = build_set(str(some), side=64)
     assert any("instead of 128" in note for note in chosen.notes)
+
+
+def test_why_no_picture_can_be_used_is_said(tmp_path: Path) -> None:
+    folder_of([scene(i) for i in range(4)], tmp_path / "input")
+    folder_of([scene(i, 80, 100) for i in range(4)], tmp_path / "target")
+    with pytest.raises(
+        UsageError, match=r"two are the least\. Left out, unlike their truth in size: 00\.png"
+    ):
+        build_set(str(tmp_path), side=64)
+
+
+def test_a_flat_picture_of_any_colour_is_flat(tmp_path: Path) -> None:
+    flat = [np.full((96, 96, 3), (40 * i, 200, 30), np.uint8) for i in range(4)]
+    with pytest.raises(UsageError, match="not flat"):
+        build_set(str(folder_of(flat, tmp_path / "flat")), side=64)
+    some = build_set(str(folder_of(flat + [scene(i) for i in range(4)], tmp_path / "some")), side=64)
+    assert all(crop.image.std((0, 1)).max() > 1 for crop in (*some.calibrate, *some.verify))
+    assert any("flat crops were left out" in note for note in some.notes)
 
 
 def test_k_centres_take_the_extremes_first() -> None:

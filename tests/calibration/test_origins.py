@@ -252,7 +252,7 @@ def test_rain_falls_on_photographs_of_ones_own(tmp_path: Path, monkeypatch: pyte
     assert build_set(f"photos:{tmp_path / 'mine'}", side=64).sha256 == chosen.sha256
     for path in (tmp_path / "mine").rglob("[12].jpg"):
         path.unlink()
-    with pytest.raises(UsageError, match=r"were looked at, 1 can be read and have"):
+    with pytest.raises(UsageError, match=r"were looked at, 1 can give crops"):
         build_set(f"photos:{tmp_path / 'mine'}", side=64)
     with pytest.raises(UsageError, match=r"no photographs in .*nowhere"):
         build_set(f"photos:{tmp_path / 'nowhere'}", side=64)

@@ -37,6 +37,19 @@ def test_equalisation_changes_weights_and_no_result(
     assert np.abs(plain.astype(int) - other).max() <= 1
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_link_that_nothing_passes_is_left_alone() -> None:
+    """Negative values before a ReLU: no channel has a range to be brought to, and NumPy none to average."""
+    text = """<ir_version: 8, opset_import: ["": 18]> g (uint8[1,8,8,2] image) => (float[1,2,8,8] z)
+      <float[2,2,1,1] a = {-1,-2,-3,-4}, float[2,2,1,1] b = {1,2,3,4}>
+      { c = Cast<to = 1>(image) x = Transpose<perm = [0,3,1,2]>(c)
+        y = Conv(x, a) h = Relu(y) z = Conv(h, b) }"""
+    model = onnx.parser.parse_model(text)
+    layers = [Layer("y", "x", "a", False, 1), Layer("z", "h", "b", False, 1)]
+    evened = equalise(model, layers, [np.full((8, 8, 2), 9, np.uint8)])
+    assert np.array_equal(weights_of(evened)["a"], weights_of(model)["a"])
+
+
 def test_links_stop_where_two_read() -> None:
     """A residual's source keeps its scale: its other reader would see another tensor."""
     text = """<ir_version: 8, opset_import: ["": 18]> g (float[1,2,8,8] x) => (float[1,2,8,8] z)
