@@ -5,9 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -141,7 +144,8 @@ def run(
     uri = input if input is not None else _camera_uri(camera or "")
     reports = {LOG: report_path(LOG, log), HEALTH: report_path(HEALTH, health)}
     refuse_taken(reports, _files(model, outputs))
-    source = open_source(uri, wait, start, duration, every, width, height, fps, fourcc, say=say)
+    with _breaking_off_standard_input() if uri == "-" else contextlib.nullcontext():
+        source = open_source(uri, wait, start, duration, every, width, height, fps, fourcc, say=say)
 
     def load() -> Derainer:
         video = source.info.kind != "pictures"
@@ -172,6 +176,27 @@ def run(
     if exit == "auto":
         say(f"by {view.derainer.usage()}")
     judge(summary, source, limit)
+
+
+@contextlib.contextmanager
+def _breaking_off_standard_input() -> Iterator[None]:
+    """Has Ctrl-C end the process while the first frame is waited for: PyAV swallows what is raised in what it
+    reads from. Nothing is being written yet."""
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        sys.stderr.write("interrupted\n")
+        sys.stderr.flush()
+        os._exit(128 + number)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.default_int_handler:  # such as: it is ignored
+        yield
+        return
+    signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _files(model: str, outputs: list[str]) -> list[tuple[str, Path]]:
