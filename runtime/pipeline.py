@@ -6,20 +6,22 @@ counts: a full queue drops its oldest, and the drops are counted.
 
 from __future__ import annotations
 
+import math
 import queue
-import signal
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
-from types import FrameType
 from typing import Any
 
 from sdps.core.errors import FrameError
 from sdps.core.frame import Frame, Image, check_image
 from sdps.runtime.events import Events, Listener, hear
 from sdps.runtime.guard import Guard, Started
+from sdps.runtime.handover import drain, get, offer_newest, put
+from sdps.runtime.interruption import Interruption
+from sdps.runtime.output_watch import OutputWatch
 from sdps.runtime.overlay import mark_stale, write_lines
 from sdps.runtime.several_sinks import LaterSink, stop_waiting
 from sdps.runtime.stream import Sink, Source
@@ -33,6 +35,8 @@ DEPTH, WAITING = 4, 300_000_000
 there are four, of 8K ones a single one."""
 END = 1.0
 """Seconds that threads get to end in, together; finishing the file needs its time as well."""
+LATE = 0.5
+"""Seconds that a live source gets to give its last frame in, where it was asked for so many seconds."""
 STALE_EVERY = 1.0
 """Seconds between two marked copies of the last picture while the source is silent."""
 
@@ -80,11 +84,13 @@ class Pipeline:
         self.done_queue: queue.Queue[Any] = queue.Queue(depth)
         several = source.info.frames != 1  # a single picture has the whole machine
         self.guard = Guard(derain, self.live, self.events, patience, reopen, several, closing)
+        self.watch = OutputWatch(sink, self.events)
         self._last: tuple[Frame, Frame] | None = None
+        self._first_at: float | None = None
         self._marked_at = 0.0
         self._written_at: deque[float] = deque(maxlen=60)
         self._unreadable = 0
-        self._closed = self._failed = False
+        self._closed = self._failed = self._over = False
         if on_event:
             self.events.listen(on_event)
         if isinstance(sink, LaterSink):
@@ -110,7 +116,7 @@ class Pipeline:
         stop_waiting(self.sink)
 
     def run(self) -> Summary:
-        """Runs to the end of the source, to the limit, to `stop`, Ctrl-C or SIGTERM.
+        """Runs to the end of the source, to the limit, to `stop`, Ctrl-C, SIGTERM or SIGHUP.
 
         Returns:
             What was done; `complete` is False if it was stopped before the source's end, in which
@@ -119,29 +125,40 @@ class Pipeline:
         Raises:
             SdpsError: reading, restoring or writing failed; the output is discarded, except what
                 was recorded of a live source.
+            KeyboardInterrupt: it was asked to stop three times, and of a file the output is discarded.
         """
         stages = ((self._read, self.read_queue), (self._infer, self.done_queue))
         workers = [
             threading.Thread(target=self._guard, args=stage, name=THREADS + stage[0].__name__, daemon=True)
             for stage in stages
         ]
+        if self.live:
+            workers.append(
+                threading.Thread(target=self.watch.watch, args=(self.stopping,), name=THREADS + "watch")
+            )
         begin = self._begun = time.monotonic()
-        before = self._catch_signals()
         failed, whole = False, False
+        with Interruption(self._interrupt, lambda: (self.watch.busy and not self._closed, self.watch.hung)):
+            try:
+                for worker in workers:
+                    worker.start()
+                whole = self._write()
+            except KeyboardInterrupt:
+                self.summary.complete = False
+            except BaseException:
+                failed, self.summary.complete = True, False
+                raise
+            finally:
+                self._closed, self._failed = True, failed
+                self.stopping.set()
+                self.summary.seconds = time.monotonic() - begin
+                self._end(workers, whole)
+        return self.summary
+
+    def _end(self, workers: list[threading.Thread], whole: bool) -> None:
+        """Frees everything and finishes the output."""
         try:
-            for worker in workers:
-                worker.start()
-            whole = self._write()
-        except KeyboardInterrupt:
-            self.summary.complete = False
-        except BaseException:
-            failed, self.summary.complete = True, False
-            raise
-        finally:
-            self._closed, self._failed = True, failed
-            self.stopping.set()
-            self.summary.seconds = time.monotonic() - begin
-            self._drain()
+            drain(self.read_queue, self.done_queue)
             if self.live:  # wakes its reader; a file must not be taken away beneath its decoder
                 self.source.close()
             deadline = time.monotonic() + END
@@ -152,16 +169,22 @@ class Pipeline:
             if self.live or not workers[1].is_alive():  # nor a model
                 self.guard.close()
             self._gather()
-            try:
-                # Half a film looks like a whole one, so it goes; of a camera every second counts.
-                if failed and not self.live:
-                    self.sink.discard()
-                else:
-                    self.sink.close(whole)
-            finally:
-                for number, handler in before.items():
-                    signal.signal(number, handler)
-        return self.summary
+            # Half a film looks like a whole one, so it goes; of a camera every second counts.
+            if self._failed and not self.live:
+                self.sink.discard()
+            else:
+                self.sink.close(whole)
+        except KeyboardInterrupt:
+            self.summary.complete = False
+            if not self.live:
+                self.sink.discard()
+            raise
+
+    def _interrupt(self, number: int) -> None:
+        """Ends the run as `stop` does, so that a frame is never half written."""
+        if not self._closed:  # else it is ending already, and is only not to be broken off
+            self.summary.complete, self.summary.signal = False, number
+            self.stop()
 
     def figures(self) -> dict[str, Any]:
         """The state of a run for a health file; may be asked from any thread."""
@@ -169,6 +192,8 @@ class Pipeline:
         state = getattr(self.source, "state", "live" if self.live else "reading")
         if self.stopping.is_set():
             state = "failed" if self._failed else "ended"
+        elif self.live and self.watch.hung:
+            state = "output-hung"
         elif state == "live" and self.guard.trouble:
             state = f"model-{self.guard.trouble}"
         newest = self._written_at[-1] if self._written_at else None
@@ -207,23 +232,11 @@ class Pipeline:
                 self.events.emit("resized", f"the picture changed from {width}x{height} to {w}x{h}")
             shape = frame.image.shape
             if self.live:
-                self._offer_newest(frame)
-            elif not self._put(self.read_queue, frame):
+                self.summary.dropped += offer_newest(self.read_queue, frame)
+            elif not put(self.read_queue, frame, self.stopping):
                 return
             if self.limit is not None and self.summary.read >= self.limit and not self.live:
                 return
-
-    def _offer_newest(self, frame: Frame) -> None:
-        while True:
-            try:
-                self.read_queue.put_nowait(frame)
-                return
-            except queue.Full:
-                try:
-                    self.read_queue.get_nowait()
-                    self.summary.dropped += 1
-                except queue.Empty:
-                    continue
 
     def _infer(self) -> None:
         # A file's next frame is begun before the one before it is waited for, where the model can. But
@@ -237,7 +250,7 @@ class Pipeline:
                 if not self._finish(*begun.popleft()):
                     return
                 continue
-            frame = self._get(self.read_queue)
+            frame = get(self.read_queue, self.stopping)
             if isinstance(frame, BaseException):
                 raise frame
             if frame is None:
@@ -249,16 +262,20 @@ class Pipeline:
     def _finish(self, frame: Frame, started: Started) -> bool:
         result = self.guard.finish(started)
         self.summary.inference.append(result.seconds)
-        return self._put(self.done_queue, (frame, frame.with_image(result.image)))
+        return put(self.done_queue, (frame, frame.with_image(result.image)), self.stopping)
 
     def _write(self) -> bool:
         """Writes until the end (True), or until something stopped it (False)."""
-        while (item := self._get(self.done_queue, self._idle)) is not None:
+        while (item := get(self.done_queue, self.stopping, self._idle)) is not None:
             if isinstance(item, BaseException):
                 raise item
             rainy, clean = item
             self._last = (rainy, clean)
-            going_on = self.sink.write(*self._drawn_on(rainy, clean))
+            if self._first_at is None:
+                self._first_at = clean.arrived
+            drawn = self._drawn_on(rainy, clean)
+            with self.watch:
+                going_on = self.sink.write(*drawn)
             now = time.monotonic()
             self.summary.latency.append(now - clean.arrived)
             self._written_at.append(now)
@@ -271,7 +288,7 @@ class Pipeline:
                 return False
             if self.limit is not None and self.summary.written >= self.limit:
                 return False
-        if self.stopping.is_set():
+        if self.stopping.is_set() and not self._over:
             self.summary.complete = False
             return False
         return True
@@ -286,7 +303,26 @@ class Pipeline:
             clean.with_image(write_lines(clean.image, lines)),
         )
 
-    def _idle(self) -> bool:
+    def _idle(self) -> None:
+        """What there is to do while no frame is ready."""
+        if self._is_over():
+            self._over = True
+            self.stopping.set()
+            return
+        with self.watch:
+            going_on = self._mark_stale() and self.sink.idle()
+        if not going_on:
+            self.stop()
+
+    def _is_over(self) -> bool:
+        """Whether the time that was asked for is over: a live source that was lost gives no frame to tell."""
+        asked = self.source.info.duration
+        if not self.live or math.isinf(asked):
+            return False
+        begin = self._begun + self.source.info.offset if self._first_at is None else self._first_at
+        return time.monotonic() - begin > asked + LATE
+
+    def _mark_stale(self) -> bool:
         """Shows the last picture again, marked, once a second while the source is silent."""
         now = time.monotonic()
         if self._last and getattr(self.source, "is_stale", False) and now - self._marked_at >= STALE_EVERY:
@@ -298,9 +334,8 @@ class Pipeline:
                 replace(frame, image=mark_stale(frame.image, age), stale=True, time=frame.time + age)
                 for frame in (rainy, clean)
             )
-            if not self.sink.write(rainy, clean):
-                return False
-        return self.sink.idle()
+            return self.sink.write(rainy, clean)
+        return True
 
     def _pass_on(self, event: Any) -> None:
         if event.kind == "stale":
@@ -320,45 +355,9 @@ class Pipeline:
         """Runs a thread's work; its end (None) or its failure goes down the line."""
         try:
             work()
-            self._put(out, None)
+            put(out, None, self.stopping)
         except BaseException as error:
-            self._put(out, error)
-
-    def _put(self, target: queue.Queue[Any], item: Any) -> bool:
-        while not self.stopping.is_set():
-            try:
-                target.put(item, timeout=0.1)
-                return True
-            except queue.Full:
-                continue
-        return False
-
-    def _get(self, origin: queue.Queue[Any], idle: Callable[[], bool] | None = None) -> Any:
-        while not self.stopping.is_set():
-            try:
-                return origin.get(timeout=0.1)
-            except queue.Empty:
-                if idle and not idle():
-                    self.stop()
-        return None
-
-    def _drain(self) -> None:
-        for waiting in (self.read_queue, self.done_queue):
-            while not waiting.empty():
-                waiting.get_nowait()
-
-    def _catch_signals(self) -> dict[int, Any]:
-        """SIGTERM and SIGINT end the run as `stop` does, so that a frame is never half written."""
-        if threading.current_thread() is not threading.main_thread():
-            return {}
-
-        def ask(number: int, frame: FrameType | None) -> None:
-            if self.stopping.is_set():  # asked twice: at once
-                raise KeyboardInterrupt
-            self.summary.complete = False
-            self.stop()
-
-        return {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+            put(out, error, self.stopping)
 
 
 def waiting_frames(width: int, height: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -157,12 +158,12 @@ def judge(summary: Summary, source: Source, limit: int | None) -> None:
     """Raises what makes a run that came to its end a failure all the same.
 
     Raises:
-        typer.Exit: it was interrupted before the first frame.
+        typer.Exit: it was interrupted before the first frame, or within a file.
         SdpsError: nothing was written, an input was cut off, a file's frames were not restored, or an
             output was lost.
     """
     if not summary.written and not summary.complete:
-        raise typer.Exit(130)
+        raise typer.Exit(128 + (summary.signal or signal.SIGINT))
     if not summary.written:
         raise SdpsError("Not one frame was written.", "Is the input complete, and longer than --start?")
     video = source.info.kind == "video" and limit is None and summary.complete
@@ -186,6 +187,10 @@ def judge(summary: Summary, source: Source, limit: int | None) -> None:
         )
     if summary.failed_sinks:
         raise SdpsError(" ".join(summary.failed_sinks), "The other outputs are complete.")
+    if (
+        summary.signal and not source.info.live
+    ):  # a script may be about to delete what was not read to its end
+        raise typer.Exit(128 + summary.signal)
 
 
 def _figures_of(source: Source) -> dict[str, Any]:

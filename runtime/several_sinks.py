@@ -17,6 +17,12 @@ def stop_waiting(sink: Sink) -> None:
         stop()
 
 
+def asked_place(sink: Sink) -> str:
+    """Where a frame goes at present: of several outputs the one that has it."""
+    asked = getattr(sink, "asked", None)
+    return sink.place if asked is None else asked_place(asked)
+
+
 class SeveralSinks:
     """Hands each frame to every output. The first that asks to stop ends the run.
 
@@ -28,6 +34,7 @@ class SeveralSinks:
         self.sinks, self.live = list(sinks), live
         self.place = " and ".join(sink.place for sink in sinks)
         self.failed: list[str] = []
+        self.asked: Sink | None = None
         self.events = Events()
         for sink in sinks:
             hear(sink, self.events.pass_on)
@@ -51,6 +58,7 @@ class SeveralSinks:
     def _each(self, ask: Callable[[Sink], bool]) -> bool:
         going_on = True
         for sink in list(self.sinks):
+            self.asked = sink
             try:
                 going_on = ask(sink) and going_on
             except SdpsError as error:
@@ -97,6 +105,11 @@ class LaterSink:
     def failed(self) -> list[str]:
         """Why outputs were given up, of several."""
         return self._sink.failed if isinstance(self._sink, SeveralSinks) else []
+
+    @property
+    def asked(self) -> Sink | None:
+        """The output itself."""
+        return self._sink
 
     def write(self, rainy: Frame, clean: Frame) -> bool:
         assert self._sink is not None, "a Pipeline opens it"

@@ -27,6 +27,7 @@ class Summary:
         restarts: Times that the model was opened anew.
         seconds: How long it ran.
         complete: Whether it came to the source's end.
+        signal: The number of the signal that stopped it, or 0.
         in_flight: The most frames that were in the model at a time.
         inference: Time per frame from the model's beginning until its result was taken, of the newest frames.
         latency: Time from decoding (or the camera's driver) to the sink's acceptance, of the newest.
@@ -44,6 +45,7 @@ class Summary:
     restarts: int = 0
     seconds: float = 0.0
     complete: bool = True
+    signal: int = 0
     in_flight: int = 1
     inference: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))
     latency: deque[float] = field(default_factory=lambda: deque(maxlen=KEPT))

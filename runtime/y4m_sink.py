@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import BinaryIO
+import select
+from typing import Any, BinaryIO
 
 from sdps.core.errors import SinkError
 from sdps.core.frame import Frame
@@ -21,7 +22,10 @@ class Y4mSink:
     place = "standard output"
 
     def __init__(self, out: BinaryIO, info: StreamInfo, compare: str = "off") -> None:
-        self.out, self.info, self.compare = out, info, compare
+        # Without Python's buffer, which would be emptied at the end of the process: where the reader hangs,
+        # that never came.
+        self.out: Any = getattr(out, "raw", out)
+        self.info, self.compare = info, compare
         self.size: tuple[int, int] | None = None
         self.kind = "yuv420p"
 
@@ -34,8 +38,7 @@ class Y4mSink:
                 self._start(image.shape[0], image.shape[1])
             assert self.size is not None
             frame = to_yuv(fit(image, *self.size), self.kind, self.info.color)
-            self.out.write(b"FRAME\n" + frame.to_ndarray().tobytes())
-            self.out.flush()
+            self._put(b"FRAME\n" + frame.to_ndarray().tobytes())
         except BrokenPipeError:
             return False
         except OSError as error:
@@ -50,16 +53,24 @@ class Y4mSink:
         chroma = "444" if self.kind == "yuv444p" else "420mpeg2"
         rate, aspect = self.info.fps, self.info.aspect
         spread = "FULL" if self.info.color.range == FULL else "LIMITED"
-        self.out.write(
+        self._put(
             f"YUV4MPEG2 W{width} H{height} F{rate.numerator}:{rate.denominator} Ip"
             f" A{aspect.numerator}:{aspect.denominator} C{chroma} XCOLORRANGE={spread}\n".encode()
         )
+
+    def _put(self, data: bytes) -> None:
+        rest = memoryview(data)
+        while rest:
+            taken = self.out.write(rest)
+            if taken is None:  # a pipe that does not wait, and is full
+                select.select([], [self.out], [])
+            rest = rest[taken or 0 :]
 
     def idle(self) -> bool:
         return True
 
     def close(self, complete: bool = True) -> None:
-        """Every frame was flushed when it was written."""
+        """Every frame left when it was written."""
 
     def discard(self) -> None:
         """What is in the pipe cannot be taken back."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import subprocess
 import sys
@@ -105,7 +106,11 @@ def test_a_server_that_falls_mute_while_it_is_asked_is_left_in_time(monkeypatch:
 
 
 def test_ctrl_c_ends_the_wait_for_a_mute_server() -> None:
-    with Server("OPTIONS") as server:
+    # A shell starts what it runs in the background with SIGINT ignored, the tests too.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    with contextlib.ExitStack() as stack:
+        stack.callback(signal.signal, signal.SIGINT, before)
+        server = stack.enter_context(Server("OPTIONS"))
         arguments = ["--input", "demo", "--provider", "identity", "--output", server.uri]
         command = [sys.executable, "-c", "from sdps.runtime.cli import main; main()", *arguments]
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
