@@ -87,6 +87,7 @@ class Guard:
     ) -> None:
         self.live, self.events, self.closing = live, events, closing
         self._given = self._model = restorer(derain)
+        self._engine = engine_of(self._model)
         self.ahead = ahead and not live
         self.patience, self.reopen = patience, reopen
         self.passed: Counter[str] = Counter()
@@ -223,6 +224,7 @@ class Guard:
             self._thread.fresh()
         else:
             self._model = fresh
+        self._tell_engine()
 
     def _in_thread(self, image: Image) -> Image:
         if self._thread is None:
@@ -257,12 +259,27 @@ class Guard:
             self.events.emit("model", f"the model {done} after {self._in_a_row}")
             self.trouble, self._pause = "", REOPEN_PAUSE
             self._in_a_row = self._failures = 0
+            self._tell_engine()
+
+    def _tell_engine(self) -> None:
+        """That a GPU is lost, and a CPU restores in its stead, must not only be felt."""
+        before, self._engine = self._engine, engine_of(self.model)
+        if before and self._engine and self._engine != before:
+            reason = getattr(self.model, "backend").reason  # noqa: B009 - what has an engine has it
+            why = f" ({reason})" if reason else ""
+            text = f"the model runs on {self._engine} from now on, instead of {before}{why}"
+            self.events.emit("model", text, engine=self._engine, before=before)
 
     def _note(self, why: str, text: str) -> None:
         if self.trouble != why:
             self.trouble = why
             kind: Kind = "model" if why == WARMING else "passed"  # that is how it should be
             self.events.emit(kind, text or f"{REASONS[why]}; frames pass through as they came", why=why)
+
+
+def engine_of(model: Restorer) -> str:
+    """The name of the engine that a model runs on, such as 'openvino:CPU'; empty if that is unknown."""
+    return str(getattr(getattr(model, "backend", None), "name", ""))
 
 
 REASONS = {

@@ -18,6 +18,7 @@ from sdps.runtime import guard, model_thread
 from sdps.runtime.backends.identity import IdentityBackend
 from sdps.runtime.cli import app
 from sdps.runtime.doubt import Doubt
+from sdps.runtime.events import Event
 from sdps.runtime.live_source import LiveSource
 from sdps.runtime.model_thread import Hung, ModelThread
 from sdps.runtime.pipeline import Pipeline
@@ -273,9 +274,14 @@ def test_fault_34_a_run_tells_of_the_model_in_use_and_closes_all(tmp_path: Path)
 
     first, second = Derainer(Failing()), Derainer(IdentityBackend())
     second.backend.name = "the other engine"
+    second.backend.reason = "no GPU"
     view = RunView(camera(), first, NullSink(), limit=20, quiet=True, reopen=lambda: second)
+    seen: list[Event] = []
+    view.pipeline.events.listen(seen.append)
     assert view.model == "identity on identity"
     view.run()
+    told = [event.loud for event in seen if "on the other engine from now on" in event.text]
+    assert told == [True], "once, and for people: another engine is another speed"
     assert view.derainer is second and view.model == "identity on the other engine"
 
 
@@ -284,7 +290,7 @@ def test_a_model_is_closed_where_its_output_cannot_be_opened(
 ) -> None:
     closed, close = [], Derainer.close
     monkeypatch.setattr(Derainer, "close", lambda self: (closed.append(self), close(self)))
-    for wrong in (["--output", "film.xyz"], ["--output", "none", "--log", str(tmp_path)]):
+    for wrong in (["--output", "film.xyz"], ["--output", "none", "--log", str(tmp_path / "no" / "log")]):
         closed.clear()
         command = ["--input", "demo", "--provider", "identity", *wrong]
         assert CliRunner().invoke(app, command).exit_code in (1, 2)
