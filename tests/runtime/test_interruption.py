@@ -208,3 +208,29 @@ def test_ctrl_c_ends_the_wait_for_standard_input(sent: bytes) -> None:
             assert process.stderr.read().splitlines()[-1] == b"interrupted"
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("hung_up", [True, False])
+def test_a_terminal_that_is_closed_loses_no_film(hung_up: bool, tmp_path: Path) -> None:
+    out = tmp_path / "out.mp4"
+    code = "from sdps.runtime.cli import main; main()"
+    command = [sys.executable, "-c", code, "--input", "-", "--provider", "identity", "--output", str(out)]
+    ours, theirs = os.openpty()
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=theirs) as process:
+        os.close(theirs)
+        assert process.stdin is not None
+        process.stdin.write(b"YUV4MPEG2 W64 H48 F25:1 C420mpeg2\n")
+        for level in range(40):
+            process.stdin.write(b"FRAME\n" + bytes([level]) * (64 * 48 * 3 // 2))
+        process.stdin.flush()
+        while b"deraining" not in os.read(ours, 4096):
+            pass
+        time.sleep(0.5)
+        os.close(ours)
+        if hung_up:
+            process.send_signal(signal.SIGHUP)
+        else:
+            process.stdin.close()
+        assert process.wait(timeout=20) == (129 if hung_up else 0)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
+    assert len(probe(out).frames) == 40 or hung_up
