@@ -224,8 +224,20 @@ def _default_output() -> str:
     return "window"
 
 
+def _fill_standard_files() -> None:
+    """Puts nothing in the place of standard files that are closed: the film would take their numbers, and
+    whatever a library says would be written into it."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, os.fdopen(number, mode))
+
+
 def main() -> None:
     """Console entry point."""
+    _fill_standard_files()
     try:
         app()
     except SystemExit as end:

@@ -234,3 +234,18 @@ def test_a_terminal_that_is_closed_loses_no_film(hung_up: bool, tmp_path: Path) 
         assert process.wait(timeout=20) == (129 if hung_up else 0)
     assert [p.name for p in tmp_path.iterdir()] == ["out.mp4"]
     assert len(probe(out).frames) == 40 or hung_up
+
+
+@pytest.mark.parametrize(("closed", "given", "code"), [(2, "in.mp4", 0), (0, "in.mp4", 0), (0, "-", 1)])
+def test_standard_files_that_are_closed_are_no_ones_place(
+    closed: int, given: str, code: int, make_video: MakeVideo, tmp_path: Path
+) -> None:
+    make_video()
+    names = ["--input", given, "--provider", "identity", "--output", "out.mp4"]
+    command = [sys.executable, "-c", "from sdps.runtime.cli import main; main()", *names]
+    without = ["bash", "-c", f'exec "$@" {closed}<&-', "-", *command]
+    done = subprocess.run(without, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert (tmp_path / "out.mp4").exists() == (code == 0)
+    assert "Traceback" not in done.stderr
+    assert code == 0 or "error: standard input cannot be opened" in done.stderr
