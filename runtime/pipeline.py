@@ -134,7 +134,9 @@ class Pipeline:
         ]
         if self.live:
             workers.append(
-                threading.Thread(target=self.watch.watch, args=(self.stopping,), name=THREADS + "watch")
+                threading.Thread(
+                    target=self.watch.watch, args=(self.stopping,), name=THREADS + "watch", daemon=True
+                )
             )
         begin = self._begun = time.monotonic()
         failed, whole = False, False

@@ -138,3 +138,12 @@ def test_a_server_that_falls_mute_while_frames_are_sent_holds_nobody_up(
                 server.order("hear")
                 run.until(lambda: sink.connects == 2)
     assert pulse.longest < 0.5, "neither sending nor the farewell stopped the others"
+
+
+def test_a_run_that_ends_says_farewell() -> None:
+    with Server() as server:
+        sink = RtspSink(server.uri, INFO)
+        with Run(Noise(), sink) as run:
+            run.until(lambda: sink.sent >= 3)
+        said = [server.says.readline().strip() for _ in range(6)]
+    assert said == ["OPTIONS", "OPTIONS", "ANNOUNCE", "SETUP", "RECORD", "TEARDOWN"]

@@ -122,8 +122,9 @@ class Wipes(NullSink):
 
 def test_a_wipe_hides_neither_the_mark_nor_the_overlay() -> None:
     sink = Wipes()
-    with Run(camera(20, stale=0.2), sink, overlay=lambda: ["words"]) as run:
-        run.until(lambda: run.seen and run.event("stale"))
+    gone = camera(20, stale=0.2, retry=30.0, retry_most=30.0)  # it does not come back before it was marked
+    with Run(gone, sink, overlay=lambda: ["words"]) as run:
+        run.event("stale")
         run.pipeline.stopping.wait(1.5)
     assert sink.stale and (sink.stale[-1] == RED).all(-1).sum() > 300
     corner = sink.plain[3][-12:, 2:30]
