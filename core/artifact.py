@@ -19,13 +19,15 @@ from sdps.core.errors import SdpsError
 def atomic_path(target: Path) -> Iterator[Path]:
     """Yields a temporary path beside `target` and renames it to `target` if the body succeeds.
 
-    If the body raises (Ctrl-C included), the temporary file goes and `target` stays as it was.
+    If the body raises (Ctrl-C included), the temporary file goes, `target` stays as it was, and folders that
+    were made for it go again, if nothing else is in them.
     The temporary name keeps the suffix, because encoders choose the format by it.
 
     Raises:
         SdpsError: the folder cannot be made or written to, or the disk is full.
     """
     target = Path(target)
+    made = [folder for folder in target.parents if not folder.exists()]
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -49,6 +51,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if not target.exists():
+            with suppress(OSError):  # something else is in it
+                for folder in made:
+                    folder.rmdir()
 
 
 def _elsewhere(folder: Path) -> str:

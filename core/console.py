@@ -8,9 +8,13 @@ from __future__ import annotations
 import functools
 import importlib
 import math
+import os
+import signal
 import sys
-from collections.abc import Callable, Mapping
-from types import ModuleType
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType, ModuleType
 from typing import Any, TypeVar
 
 from sdps.core.cache import home_folder
@@ -20,7 +24,7 @@ from sdps.core.version import __version__
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 EXTRA_OF = {
-    "cv2": "export",
+    "cv2": "camera",
     "onnxruntime": "cpu",
     "openvino": "cpu",
     "onnx": "export",
@@ -75,14 +79,46 @@ def _refuse_nan(options: Mapping[str, Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')} nan is no number.", "Give one.")
 
 
+@contextmanager
+def _terminable() -> Iterator[list[int]]:
+    """SIGTERM ends what runs as Ctrl-C does, so that nothing temporary stays behind; a second one ends it at
+    once. Yields a list that then holds its number.
+
+    What handles SIGTERM itself, as `sdps-run` and `sdps-train` do, takes it over meanwhile.
+    """
+    told: list[int] = []
+    owner = os.getpid()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        if os.getpid() != owner:  # a forked process, which has nothing to clear up
+            os.kill(os.getpid(), number)
+            return
+        told.append(number)
+        raise KeyboardInterrupt
+
+    ours = threading.current_thread() is threading.main_thread()
+    if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield told
+        return
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield told
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
 def failing_clearly(command: Command) -> Command:
-    """Turns an SdpsError of a command into one line on standard error and its exit code."""
+    """Turns an SdpsError of a command into one line on standard error and its exit code; Ctrl-C and SIGTERM
+    end it with 130 and 143."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        told: list[int] = []
         try:
-            _refuse_nan(kwargs)
-            return command(*args, **kwargs)
+            with _terminable() as told:
+                _refuse_nan(kwargs)
+                return command(*args, **kwargs)
         except SdpsError as error:
             from rich.console import Console
 
@@ -90,7 +126,7 @@ def failing_clearly(command: Command) -> Command:
             sys.stderr.write(f"{error}\n")
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            sys.stderr.write("interrupted\n")
-            sys.exit(130)
+            sys.stderr.write("terminated\n" if told else "interrupted\n")
+            sys.exit(128 + (told[0] if told else signal.SIGINT))
 
     return wrapped  # type: ignore[return-value]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,7 +48,7 @@ def export_family(
     exits = exits_of(load_checkpoint(job.weights))
     path = family / "family.json"
     # Around all of it, so that a folder that cannot be written to is found out before the work.
-    with locked(path, say), _no_empty_folder(family), atomic_path(path) as temporary:
+    with locked(path, say), atomic_path(path) as temporary:
         graphs: list[tuple[Member, bytes]] = []
         for exit in exits:
             # The last exit is the whole network, told as such: its graph is the same as without --exits.
@@ -81,16 +80,3 @@ def export_family(
             tuple(replace(member, share=round(member.macs / whole, 4)) for member, _ in graphs),
         ).write(temporary)  # last, so that a family that is there is complete
     return path
-
-
-@contextmanager
-def _no_empty_folder(folder: Path) -> Iterator[None]:
-    """Takes a folder away that was not there before, if what fails left nothing in it."""
-    made_here = not folder.exists()
-    try:
-        yield
-    except BaseException:
-        if made_here:
-            with suppress(OSError):  # not empty, or never made
-                folder.rmdir()
-        raise

@@ -28,6 +28,17 @@ def test_a_failure_leaves_the_old_file(error: type[BaseException], tmp_path: Pat
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_a_failure_leaves_no_new_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError), atomic_path(tmp_path / "new" / "newer" / "a.bin") as temporary:
+        temporary.write_bytes(b"half")
+        raise ValueError
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError), atomic_path(tmp_path / "new" / "a.bin"):
+        write_bytes(tmp_path / "new" / "other.bin", b"whole")
+        raise ValueError
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["other.bin"]
+
+
 def test_a_full_disk_is_one_clear_line(tmp_path: Path) -> None:
     with (
         pytest.raises(SdpsError, match=r"a\.bin cannot be written: No space left"),

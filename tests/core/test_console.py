@@ -1,7 +1,10 @@
-"""How a command says that a package is not there, or is and breaks."""
+"""How a command says that a package is not there, or is and breaks; and how a signal ends it."""
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -19,3 +22,32 @@ def test_a_package_that_breaks_is_told_as_one_that_is_missing(
         need("breaks_on_import")
     with pytest.raises(MissingDependency, match=r"pip install 'sdps\[dev\]'"):
         need("not_there_at_all")
+
+
+LONG = """
+import sys, time
+from pathlib import Path
+from sdps.core.artifact import atomic_path
+from sdps.core.console import failing_clearly
+
+@failing_clearly
+def command():
+    with atomic_path(Path(sys.argv[1], "new", "a.bin")) as temporary:
+        temporary.write_bytes(b"half")
+        print("working", flush=True)
+        time.sleep(60)
+
+command()
+"""
+
+
+@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+def test_a_signal_ends_a_command_and_leaves_nothing(number: int, said: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", LONG, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "working\n"
+        process.send_signal(number)
+        _, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (128 + number, f"{said}\n")
+    assert not list(tmp_path.iterdir())
