@@ -58,7 +58,7 @@ def hashes_below(folder: Path, step: Step = lambda *_: None) -> tuple[list[str],
     Raises:
         UsageError: there is no such folder, or no readable picture in it.
     """
-    cv2 = need("cv2")
+    cv2 = need("cv2", "int8")
     hashes, unread = [], []
     files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PICTURES and path.is_file())
     for done, path in enumerate(files, 1):

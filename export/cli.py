@@ -89,7 +89,7 @@ def export(
         _inspect(inspect, required, as_json)
         return
     request = checked(asked)
-    for module in ("torch", "onnx", "onnxscript", "onnxruntime", "cv2"):
+    for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
         need(module, "export")
 
     from sdps.core.gpu import first_gpu

@@ -13,8 +13,8 @@ import tempfile
 from pathlib import Path
 
 import onnx
+from PIL import Image as Pictures
 
-from sdps.core.console import need
 from sdps.core.errors import EngineError, ParityError
 from sdps.core.manifest import OUTPUT
 from sdps.core.pictures import read_picture
@@ -47,11 +47,10 @@ def device_drift(model_file: Path, graph: onnx.ModelProto, picture: Path, size: 
     Raises:
         EngineError: it did not run; the message ends with what it said.
     """
-    cv2 = need("cv2")
     image = fit(read_picture(picture), size)
     with tempfile.TemporaryDirectory(prefix="sdps-check-") as folder:
         given, made = Path(folder, "given.png"), Path(folder, "made.png")
-        cv2.imwrite(str(given), image[:, :, ::-1])
+        Pictures.fromarray(image).save(given)
         options = ["--model", str(model_file), "--input", str(given), "--output", str(made)]
         try:
             done = subprocess.run(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from PIL import Image as Pictures
 from torch import nn
 
 from sdps.calibration.session import GraphRunError, Session
@@ -104,11 +105,11 @@ def drift_between(label: str, reference: Image, other: Image) -> Drift:
 
 def fit(image: Image, size: Size) -> Image:
     """Scales `image` to cover `size` and takes the middle, so that nothing is distorted."""
-    cv2 = need("cv2")
     height, width = image.shape[:2]
     scale = max(size.height / height, size.width / width)
     scaled = (max(size.width, round(width * scale)), max(size.height, round(height * scale)))
-    image = cv2.resize(image, scaled, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    how = Pictures.Resampling.BOX if scale < 1 else Pictures.Resampling.BICUBIC
+    image = np.array(Pictures.fromarray(image).resize(scaled, how))  # a copy, which PyTorch may write to
     top, left = (image.shape[0] - size.height) // 2, (image.shape[1] - size.width) // 2
     return np.ascontiguousarray(image[top : top + size.height, left : left + size.width])
 

@@ -151,6 +151,13 @@ def test_the_cpu_install_holds_what_runs_and_nothing_that_trains() -> None:
     assert not [name for name in installed if name.startswith("opencv")]
 
 
+def test_running_and_exporting_bring_no_opencv() -> None:
+    """Which on a Jetson would hide JetPack's own, built with GStreamer."""
+    declared = (ROOT / "pyproject.toml").read_text()
+    extras = re.findall(r"^(\w+) = (\[.*\])$", declared, re.MULTILINE)
+    assert {name for name, asked in extras if "opencv" in asked} == {"camera", "int8", "train", "bench"}
+
+
 def test_every_command_runs_as_a_module_too() -> None:
     """Where scripts are not on the path; `python -m` would otherwise say nothing and succeed."""
     declared = (ROOT / "pyproject.toml").read_text()

@@ -66,7 +66,7 @@ def test_files_of_published_weights_are_called_as_they_were_asked_for(
 
 def test_past_the_bound_no_file_is_left(published_pth: Path, tmp_path: Path) -> None:
     options = ("--fp16", "--size", "32", "--min-psnr", "200", "--engine", "none", "--quiet")
-    result = export(published_pth, "--out", tmp_path, *options)
+    result = export(published_pth, "--out", tmp_path / "new" / "folder", *options)
     assert result.exit_code == 1
     assert not result.stdout
     assert "at least 200 dB" in result.stderr
