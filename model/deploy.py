@@ -56,22 +56,21 @@ class DeployNet(nn.Module):
     forward: uint8 [B,H,W,3] RGB to uint8 [B,H,W,3] RGB. Rounds to the nearest level.
 
     Args:
-        network: An `SDPSFNet`, or any module from a normalised [B,3,H,W] to a list of images or
-            one image in the same space, which its attribute `space` tells if it is not SD-PSFNet's.
+        network: An `SDPSFNet`, or any module from a normalised [B,3,H,W] to a list of images, of which the
+            last one counts, or one image in the same space, which its attribute `space` tells if it is not
+            SD-PSFNet's.
         size: With a size that the stride does not divide, the picture is reflected at the
             bottom and right and the result cropped, inside the graph. Without a size, heights
             and widths must be multiples of the stride (the runtime pads and crops: docs/nvidia.md says why
             a dynamic graph cannot).
-        stage: Which of the network's outputs to return; -1 is the result.
     """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: nn.Module, size: Size | None = None, stage: int = -1) -> None:
+    def __init__(self, network: nn.Module, size: Size | None = None) -> None:
         super().__init__()
         self.network = network
-        self.stage = stage
         space = space_of(network)
         # One multiply and one add from levels to the network's space, and back.
         self.register_buffer("scale", (255.0 * torch.tensor(space.std)).view(1, 3, 1, 1))
@@ -90,7 +89,7 @@ class DeployNet(nn.Module):
             x = F.pad(x, (0, self.pad[0], 0, self.pad[1]), mode="replicate" if short else "reflect")
         y = self.network(x)
         if isinstance(y, (list, tuple)):
-            y = y[self.stage]
+            y = y[-1]
         if any(self.pad) and self.crop:
             y = y[:, :, : self.crop.height, : self.crop.width]
         y = (y * self.scale + self.shift).clamp(0, 255).round()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,11 @@ def _read(path: Path) -> Any:
     kind = kind_of(head) or ("safetensors" if path.suffix.lower() == ".safetensors" else "")
     if not kind:
         raise CheckpointError(f"{path} is not a PyTorch file.", "Give a .pth or .safetensors checkpoint.")
+    if whole := _whole_program(path):
+        raise CheckpointError(
+            f"{path} is {whole}, code and all, and not a checkpoint.",
+            "Save the network's weights: torch.save(network.state_dict(), path).",
+        )
     try:
         if kind == "safetensors":
             need("safetensors")
@@ -103,6 +109,21 @@ def _read(path: Path) -> Any:
         raise CheckpointError(
             f"{path} is not a readable checkpoint: {reason}.", "Is the download complete?"
         ) from None
+
+
+def _whole_program(path: Path) -> str:
+    """What PyTorch calls an archive that holds a network's code as well; '' for any other file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = ["/" + name for name in archive.namelist()]
+    except (zipfile.BadZipFile, OSError, NotImplementedError):
+        return ""
+    if any(name.endswith("/constants.pkl") for name in names):
+        return "a TorchScript program"
+    # As PyTorch up to 2.7 writes it, and since.
+    if any(name.endswith(("/serialized_exported_program.json", "/archive_format")) for name in names):
+        return "an exported program (torch.export)"
+    return ""
 
 
 def _unwrap(loaded: Any, path: Path) -> dict[str, Tensor]:

@@ -132,7 +132,6 @@ def test_what_a_trace_follows_from() -> None:
         "another size": fingerprint(DeployNet(net, Size(32, 52)).eval(), Size(32, 52)),
         "any size": fingerprint(DeployNet(net).eval(), None),
         "an exit": fingerprint(DeployNet(cut(net, 0), SIZE).eval(), SIZE),
-        "another stage": fingerprint(DeployNet(net, SIZE, stage=0).eval(), SIZE),
         "wider": fingerprint(DeployNet(network(0, replace(NET, features=8)), SIZE).eval(), SIZE),
         "one more stage": fingerprint(DeployNet(network(0, replace(NET, tau=1)), SIZE).eval(), SIZE),
         "another activation": fingerprint(DeployNet(steeper(network()), SIZE).eval(), SIZE),

@@ -293,3 +293,14 @@ def test_the_state_of_a_run_says_where_its_weights_are(network: SDPSFNet, tmp_pa
     with pytest.raises(CheckpointError) as caught:
         load_checkpoint(path)
     assert caught.value.remedy.endswith(str(tmp_path / "last.safetensors"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_whole_programs_are_called_what_they_are(tmp_path: Path) -> None:
+    """And nobody is advised to load them with their code."""
+    network, image = torch.nn.Conv2d(3, 3, 1), torch.zeros(1, 3, 8, 8)
+    torch.jit.trace(network, image).save(tmp_path / "script.pt")
+    torch.export.save(torch.export.export(network, (image,)), tmp_path / "program.pt2")
+    for file, what in (("script.pt", "a TorchScript program"), ("program.pt2", "an exported program")):
+        with pytest.raises(CheckpointError, match=rf"{what}.*torch\.save\(network\.state_dict"):
+            load_checkpoint(tmp_path / file)

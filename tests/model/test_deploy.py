@@ -46,10 +46,3 @@ def test_overshoot_is_clamped_not_wrapped() -> None:
 
     white = DeployNet(Brighter())(torch.full((1, 8, 8, 3), 200, dtype=torch.uint8))
     assert (white == 255).all()
-
-
-def test_an_earlier_stage_can_be_asked_for(tiny_network: SDPSFNet) -> None:
-    image = torch.randint(0, 256, (1, 16, 16, 3), dtype=torch.uint8)
-    stages = [DeployNet(tiny_network, stage=k)(image) for k in range(3)]
-    assert torch.equal(stages[2], DeployNet(tiny_network)(image))
-    assert not torch.equal(stages[0], stages[2])
