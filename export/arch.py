@@ -170,7 +170,7 @@ def _from_spandrel(choice: ArchChoice, weights: Path, state: dict[str, Tensor]) 
             f"{name} takes {found.input_channels} channels and gives {found.output_channels}, not 3."
         )
     needs = found.size_requirements
-    # NAFNet and its kin pad inside, by what they call padder_size; a dynamic graph cannot (NVIDIA.md).
+    # NAFNet and its kin pad inside, by what they call padder_size; a dynamic graph cannot (docs/nvidia.md).
     inner = getattr(found.model, "padder_size", 1)
     stride = choice.stride or math.lcm(STRIDE, needs.multiple_of, int(inner))
     config = dict(getattr(found.model, "hyperparameters", {}))

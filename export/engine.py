@@ -48,7 +48,7 @@ def load_flavour(flavour: str) -> Any:
     try:
         return need(TENSORRT)
     except MissingDependency as error:
-        # Never from pip on a Jetson: it would hide JetPack's own (NVIDIA.md).
+        # Never from pip on a Jetson: it would hide JetPack's own (docs/nvidia.md).
         raise MissingDependency(
             error.message,
             "TensorRT comes with JetPack or NVIDIA's packages: use a venv with --system-site-packages.",

@@ -1,6 +1,6 @@
 """The evaluation protocol behind the paper's numbers, and the whole frame beside it.
 
-Paper (NETWORK.md): tiles of 128 pixels that overlap by 64, the picture reflected at the bottom and
+Paper (docs/network.md): tiles of 128 pixels that overlap by 64, the picture reflected at the bottom and
 right until they fit, averaged uniformly where they overlap; clamped to 0..1 and truncated (not
 rounded) to 8 bits. A graph gives levels that are rounded already; their average is rounded, since
 truncating twice would darken the picture by half a level.
