@@ -1,6 +1,6 @@
 """Pairs of rainy and clean pictures on disk: the layouts of the deraining sets, told by their folders.
 
-What is understood (NETWORK.md; the sets differ, and mirrors of them differ again):
+What is understood (docs/training.md; the sets differ, and mirrors of them differ again):
 
 - parts: folders with `train`, `val` or `test` (or training, validation, testing) as a word of their
   names (`rain_data_test_Heavy`), each holding one set or one set per sub-folder (Rain13K:
@@ -98,8 +98,8 @@ def recognise(folder: Path) -> DataSet:
     found = _recognise(folder)
     if not found.parts:
         why = "No folder in it is called input or rain, target or norain."
-        below = [inside for inside in _folders(folder) if _recognise(inside).parts]
-        hint = f"Did you mean {below[0]}?" if len(below) == 1 else ""
+        below = [str(inside) for inside in _folders(folder) if _recognise(inside).parts]
+        hint = f"Did you mean {' or '.join(below[:SHOWN])}?" if below else ""
         raise UsageError(
             f"{folder} holds no pairs of rainy and clean pictures. "
             + (f"{listed_lines(found.problems, SHOWN)}." if found.problems else why),

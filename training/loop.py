@@ -53,8 +53,18 @@ class Ending:
     here: int
 
 
+def interruptions() -> list[int]:
+    """The signals that ask to stop: Ctrl-C, SIGTERM, and SIGHUP where there is one (an SSH session that is
+    gone), which nohup has ignored."""
+    found: list[int] = [signal.SIGINT, signal.SIGTERM]
+    gone = getattr(signal, "SIGHUP", None)
+    if gone is not None and signal.getsignal(gone) != signal.SIG_IGN:
+        found.append(gone)
+    return found
+
+
 class Stop:
-    """Set by SIGINT or SIGTERM; a second one of either ends the process at once."""
+    """Set by one of `interruptions`; a second one of the same ends the process at once."""
 
     def __init__(self) -> None:
         self.signal = 0
@@ -62,7 +72,7 @@ class Stop:
     @contextmanager
     def watching(self) -> Iterator[Stop]:
         """Handles the signals meanwhile."""
-        before = {number: signal.signal(number, self._told) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, self._told) for number in interruptions()}
         try:
             yield self
         finally:

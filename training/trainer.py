@@ -300,5 +300,6 @@ def _close(trainer: weakref.ref[Trainer]) -> None:
 def _leave_signals_to_the_main_process(worker: int) -> None:
     """In a process that prepares batches: Ctrl-C, SLURM and systemd signal it as well, and the main process,
     which saves then, fails as soon as one of them has died."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows lacks the last
+            signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -147,6 +147,9 @@ def test_a_set_one_folder_further_down_is_hinted_at(tmp_path: Path) -> None:
     put(tmp_path / "up", "Rain13K/train/input/1.png", "Rain13K/train/target/1.png", "notes/1.png")
     with pytest.raises(UsageError, match=r"Did you mean .*up/Rain13K\?"):
         recognise(tmp_path / "up")
+    put(tmp_path / "up", "Rain1k/train/input/1.png", "Rain1k/train/target/1.png")
+    with pytest.raises(UsageError, match=r"Did you mean .*up/Rain13K or .*up/Rain1k\?"):
+        recognise(tmp_path / "up")
 
 
 def header(side: int) -> bytes:

@@ -28,7 +28,7 @@ from sdps.core.machine import cpu
 from sdps.model import SDPSFNet, SDPSFNetConfig, load_checkpoint
 from sdps.training.cli import app, parse_minutes
 from sdps.training.data import PhotoSource
-from sdps.training.loop import Ending, train
+from sdps.training.loop import Ending, Stop, train
 from sdps.training.pictures import choose, hold_out, load_folder
 from sdps.training.recipe import Clock, Recipe
 from sdps.training.run_folder import RunFolder
@@ -89,7 +89,7 @@ def test_a_run_leaves_its_best_and_last_weights_its_log_and_curves(straight: Pat
     assert not list(straight.glob(".*tmp*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_stopped_run_saves_and_goes_on_to_the_very_same_weights(
     number: signal.Signals, straight: Path, tmp_path: Path
 ) -> None:
@@ -108,6 +108,17 @@ def test_a_stopped_run_saves_and_goes_on_to_the_very_same_weights(
     assert signal.getsignal(number) == before
     assert run(tmp_path).finished
     assert same_weights(tmp_path, straight)
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Stop().watching() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.signal
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 class Told(Trainer):

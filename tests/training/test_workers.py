@@ -72,7 +72,7 @@ def saved_step(out: Path) -> int:
     return int(torch.load(out / "last.pt", weights_only=True)["step"])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_to_all_processes_of_a_run_stops_and_saves_it(
     number: signal.Signals, tmp_path: Path
 ) -> None:
