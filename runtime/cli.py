@@ -180,23 +180,24 @@ def run(
 
 @contextlib.contextmanager
 def _breaking_off_standard_input() -> Iterator[None]:
-    """Has Ctrl-C end the process while the first frame is waited for: PyAV swallows what is raised in what it
-    reads from. Nothing is being written yet."""
+    """Has Ctrl-C and SIGTERM end the process while the first frame is waited for: PyAV swallows what is raised
+    in what it reads from. Nothing is being written yet."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         sys.stderr.write("interrupted\n")
         sys.stderr.flush()
         os._exit(128 + number)
 
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # such as: it is ignored
-        yield
-        return
-    signal.signal(signal.SIGINT, leave)
+    ours = threading.current_thread() is threading.main_thread()
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM) if ours}
     try:
+        for number, handler in before.items():
+            if handler != signal.SIG_IGN:
+                signal.signal(number, leave)
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _files(model: str, outputs: list[str]) -> list[tuple[str, Path]]:

@@ -192,8 +192,11 @@ def test_a_live_source_that_goes_on_gives_all_of_its_seconds() -> None:
     assert written[-1] > 0.6
 
 
-@pytest.mark.parametrize("sent", [b"", b"YUV4MPEG2 W16 H16 F25:1\n"])
-def test_ctrl_c_ends_the_wait_for_standard_input(sent: bytes) -> None:
+@pytest.mark.parametrize(
+    ("sent", "number"),
+    [(b"", signal.SIGINT), (b"", signal.SIGTERM), (b"YUV4MPEG2 W16 H16 F25:1\n", signal.SIGINT)],
+)
+def test_a_signal_ends_the_wait_for_standard_input(sent: bytes, number: signal.Signals) -> None:
     code = "from sdps.runtime import cli, sources; print('begin', flush=True); cli.main()"
     command = [sys.executable, "-c", code, "--input", "-", "--provider", "identity", "--output", "none"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -202,9 +205,9 @@ def test_ctrl_c_ends_the_wait_for_standard_input(sent: bytes) -> None:
         process.stdin.flush()
         assert process.stdout.readline() == b"begin\n"
         time.sleep(2)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         try:
-            assert process.wait(timeout=2) == 130
+            assert process.wait(timeout=2) == 128 + number
             assert process.stderr.read().splitlines()[-1] == b"interrupted"
         finally:
             process.kill()
