@@ -180,7 +180,7 @@ def run(
 
 @contextlib.contextmanager
 def _breaking_off_standard_input() -> Iterator[None]:
-    """Has Ctrl-C and SIGTERM end the process while the first frame is waited for: PyAV swallows what is raised
+    """Has Ctrl-C and SIGTERM end the process while it waits for the first frame: PyAV swallows what is raised
     in what it reads from. Nothing is being written yet."""
 
     def leave(number: int, frame: FrameType | None) -> None:
