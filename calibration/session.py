@@ -30,7 +30,7 @@ def _as_runtime_fault(doing: str) -> Iterator[None]:
         if not type(error).__module__.startswith("onnxruntime."):
             raise
         said = " ".join(str(error).split()) or type(error).__name__
-        raise GraphRunError(f"ONNX Runtime does not {doing}: {said[:300]}") from error
+        raise GraphRunError(f"ONNX Runtime does not {doing}: {said[:300].rstrip('.')}.") from error
 
 
 class Session:
