@@ -89,7 +89,7 @@ with Derainer.load() as derainer:
     ("script", "says"),
     [
         ("from sdps.core.doctor_cli import main; main()", "sdps should derain pictures here"),
-        (PICTURE, "onnxruntime:CPU"),  # OpenVINO itself needs a home
+        (PICTURE, "openvino:CPU"),  # whose telemetry would need a home
     ],
 )
 def test_whoever_has_no_home_gets_pictures_and_the_doctor(script: str, says: str, tmp_path: Path) -> None:
