@@ -12,10 +12,11 @@ SMALLEST = 64
 """Tiles below this cost more than they save: the network's receptive field is larger."""
 # ONNX Runtime: "Failed to allocate memory", "bad allocation"; its CUDA arena: "BFCArena"; CUDA and
 # TensorRT: "out of memory", "cudaErrorMemoryAllocation"; OpenVINO: "std::bad_alloc", "Can not allocate",
-# "can't alloc", and where it finds none while it compiles in several streams "Broken promise".
+# "can't alloc", and where it finds none while it compiles in several streams "Broken promise"; oneDNN, below
+# PyTorch: "could not create a primitive" (where it is a primitive descriptor, it lacks the operation).
 SIGNS = re.compile(
     r"out of memory|bad.?alloc|bfcarena|(?:fail|unable|not|n't|cannot).{0,12}\balloc|memoryallocation"
-    r"|CL_MEM_OBJECT_ALLOCATION|CL_OUT_OF|broken promise",
+    r"|CL_MEM_OBJECT_ALLOCATION|CL_OUT_OF|broken promise|could not create a (?:primitive|memory)\b(?! desc)",
     re.IGNORECASE,
 )
 

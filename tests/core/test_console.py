@@ -25,7 +25,8 @@ def test_a_package_that_breaks_is_told_as_one_that_is_missing(
 
 
 LONG = """
-import sys, time
+import signal, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
 from pathlib import Path
 from sdps.core.artifact import atomic_path
 from sdps.core.console import failing_clearly

@@ -145,6 +145,8 @@ def test_fault_35_without_memory_for_the_smallest_tile_the_error_is_clear(pictur
         ("std::future_error: Broken promise", True),
         ("Got invalid dimensions for input: image", False),
         ("CUDA error 700: an illegal memory access was encountered", False),
+        ("could not create a primitive", True),
+        ("could not create a primitive descriptor for a convolution", False),
     ],
 )
 def test_fault_35_how_engines_say_that_memory_is_out(text: str, expected: bool) -> None:
