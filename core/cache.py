@@ -24,7 +24,7 @@ def cache_folder() -> Path:
     if caches := os.environ.get("XDG_CACHE_HOME"):
         return Path(caches) / "sdps"
     folder = home_folder()
-    return folder / ".cache" / "sdps" if folder else _temporary_folder()
+    return folder / ".cache" / "sdps" if folder else private_folder("sdps", "SDPS_HOME")
 
 
 def home_folder() -> Path | None:
@@ -35,16 +35,26 @@ def home_folder() -> Path | None:
         return None
 
 
-def _temporary_folder() -> Path:
-    """Everybody may write beside it and guess its name, so it must be this user's and nobody else's."""
+def private_folder(stem: str, instead: str) -> Path:
+    """A folder of this user's own in the temporary directory, by their number: not every user has a name.
+
+    Everybody may write beside it and guess its name, so it must be this user's and nobody else's.
+
+    Args:
+        stem: What its name begins with.
+        instead: The variable that names another place, for the remedy.
+
+    Raises:
+        SdpsError: it is someone else's, or cannot be made.
+    """
     user = os.geteuid() if hasattr(os, "geteuid") else ""
-    mend = "Name a folder of yours: export SDPS_HOME=/a/folder/of/yours"
+    mend = f"Name a folder of yours: export {instead}=/a/folder/of/yours"
     try:
-        folder = Path(tempfile.gettempdir()) / f"sdps-{user}"
+        folder = Path(tempfile.gettempdir()) / f"{stem}-{user}"
         folder.mkdir(mode=0o700, exist_ok=True)
         found = folder.lstat()
     except OSError as error:
-        raise SdpsError(f"There is no home folder and no temporary one: {error}.", mend) from None
+        raise SdpsError(f"No folder of this user's own can be made: {error}.", mend) from None
     mine = not hasattr(os, "geteuid") or (found.st_uid == user and not found.st_mode & 0o077)
     if not stat.S_ISDIR(found.st_mode) or not mine:
         raise SdpsError(f"{folder} is not this user's alone.", mend)

@@ -6,14 +6,12 @@ hold results only; the system frees them when a process dies, however it dies.
 
 from __future__ import annotations
 
-import getpass
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from sdps.core.cache import private_folder
 from sdps.core.console import need
 from sdps.core.errors import SdpsError
 
@@ -32,11 +30,10 @@ def locked(target: Path, say: Callable[[str], None] = lambda text: None) -> Iter
         SdpsError: this user may not write where the locks lie.
     """
     filelock = need("filelock", "export")
-    folder = Path(tempfile.gettempdir()) / f"sdps-locks-{_user()}"
+    folder = private_folder("sdps-locks", "TMPDIR")
     name = hashlib.sha256(str(target.resolve()).encode()).hexdigest()[:24]
     lock = filelock.FileLock(folder / f"{name}.lock")
     try:
-        folder.mkdir(mode=0o700, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout:
@@ -45,16 +42,9 @@ def locked(target: Path, say: Callable[[str], None] = lambda text: None) -> Iter
     except OSError as error:  # Timeout is one too, and was caught
         raise SdpsError(
             f"The lock of {target.name} cannot be made in {folder}: {error.strerror or error}.",
-            "Remove that folder if it is of no use to another user, or set TMPDIR to one of your own.",
+            "Name a folder of yours: export TMPDIR=/a/folder/of/yours",
         ) from error
     try:
         yield
     finally:
         lock.release()
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container that runs under a number without a name; OSError from 3.13 on
-        return str(os.getuid())

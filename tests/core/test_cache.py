@@ -71,7 +71,7 @@ def test_someone_elses_folder_is_refused(homeless: Path) -> None:
 
 def test_no_temporary_directory_either(homeless: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(homeless / "none"))
-    with pytest.raises(SdpsError, match=r"no temporary one.*SDPS_HOME"):
+    with pytest.raises(SdpsError, match=r"No folder of this user's own.*SDPS_HOME"):
         cache_folder()
 
 
