@@ -40,11 +40,9 @@ def copy_tags(source: Any, target: Any) -> list[str]:
         key = APPLES.get(name.lower(), name)
         if key.lower() in UNTRUE or key.lower().startswith("_statistics"):
             continue
+        again = key.partition("-")[0] != key and key.partition("-")[0] in source.metadata  # in a language
         if kind in KEPT and key.lower() not in KEPT[kind]:
-            if (
-                "-" not in key or key.split("-")[0] not in source.metadata
-            ):  # else it is said again, in a language
-                lost.append(name)
+            lost += [] if again else [name]
         elif name == key or key not in source.metadata:
             target.metadata[key] = value
     return [f"{kind} does not hold all that the film says of itself: {', '.join(lost)}"] if lost else []
