@@ -70,7 +70,9 @@ def run(
             " --tile-means and their default, or each tile's own.",
         ),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Stop after so many frames.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Stop after so many frames; 1 may go to one picture.")
+    ] = None,
     start: Annotated[float, typer.Option(min=0, help="Begin at this second.")] = 0.0,
     duration: Annotated[float | None, typer.Option(min=0.001, help="Stop after so many seconds.")] = None,
     every: Annotated[int, typer.Option(min=1, help="Take one frame of so many.")] = 1,
@@ -159,7 +161,8 @@ def run(
         refuse_taken(reports, (("the input", path) for path in read))
         derainer = load()
         undo.callback(derainer.close)
-        sink = open_sink(outputs, source.info, compare, title=f"sdps: {derainer.manifest.name}")
+        title = f"sdps: {derainer.manifest.name}"
+        sink = open_sink(outputs, source.info, compare, title, limit=limit)
         undo.pop_all()
     backend = derainer.backend
     why = "; ".join(part for part in (backend.reason, backend.arithmetic()) if part)

@@ -42,11 +42,19 @@ class PictureSink:
             input.
     """
 
-    def __init__(self, path: Path, info: StreamInfo, compare: str = "off", folder: bool = False) -> None:
+    def __init__(
+        self,
+        path: Path,
+        info: StreamInfo,
+        compare: str = "off",
+        folder: bool = False,
+        limit: int | None = None,
+    ) -> None:
         self.single = path.suffix.lower() in WRITABLE and not path.is_dir() and not folder
-        if self.single and info.frames != 1:
+        if self.single and info.frames != 1 and limit != 1:
             raise UsageError(
-                f"{path} is one picture, the input is several.", "Give a folder, or a video file."
+                f"{path} is one picture, the input is several.",
+                "Give a folder, a video file, or --limit 1.",
             )
         self.path, self.info, self.compare = path, info, compare
         self.place = str(path)
@@ -55,7 +63,7 @@ class PictureSink:
             targets = [self._target(source.name, 0) for source in info.inputs]
             for source, target in zip(info.inputs, targets, strict=True):
                 refuse_input(target, (source,))
-            if len(set(targets)) < len(targets):
+            if len(set(targets)) < len(targets) and not self.single:
                 twice = next(target.name for target in targets if targets.count(target) > 1)
                 raise UsageError(f"Two pictures would be written as {twice}.", "Give one folder at a time.")
 

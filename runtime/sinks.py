@@ -40,17 +40,19 @@ def open_sink(
     compare: str = "off",
     title: str = "sdps",
     stdout: BinaryIO | None = None,
+    limit: int | None = None,
 ) -> Sink:
     """Opens an output, or several at once.
 
     Args:
         uri: 'window', 'none', '-' for Y4M on standard output, rtsp://... to push to a server, a video
-            file (.mp4, .mov, .mkv, .webm), a picture (for one picture), or a folder, made if need
+            file (.mp4, .mov, .mkv, .webm), a picture (for one frame), or a folder, made if need
             be. Of a sequence, all of them.
         info: The source's; None leaves the opening to the `Pipeline`, which knows it.
         compare: One of compare.MODES.
         title: Of a window.
         stdout: Written instead of standard output.
+        limit: So many frames will come at most. Of 1, a film or a camera may go to a picture.
 
     Raises:
         UsageError: the suffix is unknown, or the output is the input itself.
@@ -65,12 +67,13 @@ def open_sink(
         raise UsageError("Each output is wanted once, and one at least.", "Correct --output.")
     if info is None:
         return LaterSink(
-            lambda known: open_sink(uri, known, compare, title, stdout), " and ".join(map(redacted, uris))
+            lambda known: open_sink(uri, known, compare, title, stdout, limit),
+            " and ".join(map(redacted, uris)),
         )
     opened: list[Sink] = []
     try:
         for one in uris:
-            opened.append(_open(one, info, compare, title, stdout))
+            opened.append(_open(one, info, compare, title, stdout, limit))
     except SdpsError:
         for sink in opened:
             sink.discard()
@@ -83,7 +86,9 @@ def _target(uri: str) -> str:
     return uri if uri in ("none", "-", "window") or "://" in uri else str(Path(uri).resolve())
 
 
-def _open(uri: str, info: StreamInfo, compare: str, title: str, stdout: BinaryIO | None) -> Sink:
+def _open(
+    uri: str, info: StreamInfo, compare: str, title: str, stdout: BinaryIO | None, limit: int | None
+) -> Sink:
     if uri == "none":
         return NullSink()
     if uri == "-":
@@ -106,5 +111,5 @@ def _open(uri: str, info: StreamInfo, compare: str, title: str, stdout: BinaryIO
     path = Path(uri)
     folder = path.is_dir() or uri.endswith(("/", os.sep))
     if folder or not path.suffix or path.suffix.lower() in WRITABLE:
-        return PictureSink(path, info, compare, folder)
+        return PictureSink(path, info, compare, folder, limit)
     return VideoSink(path, info, compare)

@@ -28,7 +28,7 @@ def same(image: Image) -> Image:
 
 def copy(source: Path | str, target: Path, compare: str = "off", limit: int | None = None) -> None:
     stream = open_source(str(source))
-    Pipeline(stream, same, open_sink(str(target), stream.info, compare), limit=limit).run()
+    Pipeline(stream, same, open_sink(str(target), stream.info, compare, limit=limit), limit=limit).run()
 
 
 def test_size_rate_count_and_times_survive(make_video: MakeVideo, tmp_path: Path) -> None:
@@ -210,8 +210,12 @@ def test_one_picture_to_one_picture_and_not_several(
     path = write(tmp_path / "in.png", picture(31, 45)[:, :, ::-1])
     copy(path, tmp_path / "out.png", compare="side")
     assert cv2.imread(str(tmp_path / "out.png")).shape == (31, 90, 3)
+    film = make_video()
     with pytest.raises(UsageError, match="one picture"):
-        copy(make_video(), tmp_path / "out.png")
+        copy(film, tmp_path / "out.png")
+    copy(film, tmp_path / "first.png", limit=1)
+    first = next(iter(open_source(str(film)))).image
+    assert np.array_equal(cv2.imread(str(tmp_path / "first.png"))[..., ::-1], first)
 
 
 def test_the_input_is_never_the_output(make_video: MakeVideo) -> None:
