@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
+from sdps.core.command import Command
 from sdps.core.console import failing_clearly, version_printer
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-@app.command()
+@app.command(cls=Command)
 @failing_clearly
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,

@@ -45,8 +45,6 @@ OF_ONE_GRAPH = (
     "rebuild",
 )
 """Options that make no sense for a family of graphs."""
-MAY_BE_EMPTY = ("weights", "hardware_compatible")
-"""The first is looked for as a file; the other's default is to be empty."""
 
 
 @dataclass(frozen=True)
@@ -99,9 +97,6 @@ def checked(asked: Mapping[str, Any]) -> Request:
     Raises:
         UsageError: one has no such value, or two do not go together.
     """
-    empty = [option for option, value in asked.items() if value == "" and option not in MAY_BE_EMPTY]
-    if empty:  # as of a shell's variable that is not set; no option means it
-        raise UsageError(f"--{_written(empty[0])} is empty.", "Give it a value, or leave it out.")
     if asked["weights"] is None:
         raise UsageError("There is nothing to export.", "Give a checkpoint or a bundled name: sdps-nano.")
     if asked["required"] is not None or asked["as_json"]:
@@ -116,11 +111,6 @@ def checked(asked: Mapping[str, Any]) -> Request:
     if asked["name"] is not None and not re.fullmatch(r"[\w.-]+", asked["name"]):
         raise UsageError(f"{asked['name']!r} is no name for files.", "Use letters, digits, '.', '_' and '-'.")
     return Request(asked["weights"], precision, sizes, calibration)
-
-
-def _written(option: str) -> str:
-    """As it is written on the command line."""
-    return {"required": "require"}.get(option, option.replace("_", "-"))
 
 
 def one_precision(precision: str | None, **short: bool) -> str:
@@ -189,7 +179,7 @@ def _check_exits(asked: Mapping[str, Any], precision: str) -> None:
     if asked["engine"] not in ("auto", "none"):
         raise UsageError("--exits writes graphs only.", "Export each with --exit K and --engine.")
     given = [
-        f"--{_written(option)}"
+        f"--{option.replace('_', '-')}"
         for option in OF_ONE_GRAPH
         if asked[option] not in (None, "") and asked[option] is not False
     ]

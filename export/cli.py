@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sdps.core.artifact import atomic_path
+from sdps.core.command import Command
 from sdps.core.console import failing_clearly, need
 from sdps.core.errors import UsageError
 from sdps.export import options as o
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-@app.command()
+@app.command(cls=Command)
 @failing_clearly
 def export(
     weights: o.Weights = None,

@@ -15,13 +15,14 @@ from typing import Annotated
 
 import typer
 
+from sdps.core.command import Command
 from sdps.core.console import failing_clearly, version_printer
 from sdps.core.errors import UsageError
 
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-@app.command()
+@app.command(cls=Command)
 @failing_clearly
 def run(
     input: Annotated[

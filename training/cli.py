@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from sdps.core.command import Command
 from sdps.core.console import failing_clearly
 from sdps.core.errors import UsageError
 from sdps.training import options as o
@@ -29,7 +30,7 @@ app = typer.Typer(add_completion=False, context_settings={"help_option_names": [
 BUNDLED = ("nano", "small")
 
 
-@app.command()
+@app.command(cls=Command)
 @failing_clearly
 def train(
     data: o.Data = None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sdps.core.command import Command
 from sdps.core.console import failing_clearly, version_printer
 from sdps.core.errors import MissingDependency, SdpsError, UsageError
 
@@ -54,7 +55,7 @@ FILES = ("scores.csv", "scores.json", "worst.png")
 app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
-@app.command()
+@app.command(cls=Command)
 @failing_clearly
 def evaluate(
     model: Annotated[

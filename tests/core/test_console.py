@@ -1,13 +1,16 @@
-"""How a command says that a package is not there, or is and breaks; and how a signal ends it."""
+"""How a command says that a package is not there, or is and breaks; that an argument is empty; and how a
+signal ends it."""
 
 from __future__ import annotations
 
+import importlib
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from sdps.core.console import need
 from sdps.core.errors import MissingDependency
@@ -52,3 +55,22 @@ def test_a_signal_ends_a_command_and_leaves_nothing(number: int, said: str, tmp_
         _, stderr = process.communicate(timeout=30)
     assert (process.returncode, stderr) == (128 + number, f"{said}\n")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "said"),
+    [
+        ("export.cli", ["sdps-nano", "--int8", "--held-out", ""], "--held-out is empty"),
+        ("training.cli", ["--qat=", "--budget", "1m"], "--qat is empty"),
+        ("training.eval_cli", ["sdps-nano", ""], "An argument is empty"),
+        ("runtime.cli", ["--input", "demo", "--model", ""], "--model is empty"),
+        ("benchmarks.cli", [""], "An argument is empty"),
+        ("core.doctor_cli", [""], "An argument is empty"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_never_the_working_folder(
+    command: str, arguments: list[str], said: str
+) -> None:
+    result = CliRunner().invoke(importlib.import_module(f"sdps.{command}").app, arguments)
+    assert (result.exit_code, result.stderr.count("\n")) == (2, 1)
+    assert said in result.stderr
