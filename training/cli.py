@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +41,8 @@ def train(
     start: o.From = None,
     qat: o.Qat = None,
     int8_share: o.Int8Share = None,
+    teacher: o.Teacher = None,
+    teacher_share: o.TeacherShare = None,
     epochs: o.Epochs = None,
     steps: o.Steps = None,
     budget: o.Budget = None,
@@ -65,9 +68,11 @@ def train(
     if sum(value is not None for value in (epochs, steps)) == 2:
         raise UsageError("--epochs and --steps both give the length.", "Give one of them.")
     if qat is not None:
-        _check_qat(preset, start, precision)
+        _check_qat(preset, start, teacher, precision)
     elif int8_share is not None:
         raise UsageError("--int8-share is of --qat only.", "Give --qat WEIGHTS, or leave it out.")
+    if teacher is None and teacher_share is not None:
+        raise UsageError("--teacher-share is of --teacher only.", "Give --teacher WEIGHTS, or leave it out.")
     minutes = parse_minutes(budget) if budget else float("inf")
     given, preset = preset, preset or ("qat" if qat else "paper")
     from sdps.core.console import need
@@ -83,6 +88,8 @@ def train(
     from sdps.training.trainer import Trainer, open_fabric
 
     recipe = _recipe(preset, patch, batch, rate, average, seed, int8_share)
+    if teacher is not None:
+        recipe = replace(recipe, taught=0.5 if teacher_share is None else teacher_share)
     fabric = open_fabric(device, precision)
     say = (lambda text: typer.echo(text, err=True)) if fabric.is_global_zero else (lambda text: None)
     source, validate = choose(data, photos, max(size for _, size, _ in recipe.phases), say)
@@ -95,7 +102,9 @@ def train(
 
         weights = find_weights(qat)
         preset, original = f"{weights.stem}-qat", load_original(weights)
-    begun = {"precision": precision, **({} if qat else {"from": _beginning(start)})}
+    begun = {"precision": precision}
+    if not qat:
+        begun |= {"from": _content(start, "random weights"), "teacher": _content(teacher, "none")}
     folder = RunFolder(out or Path("runs") / preset, source, original, begun)
     # Before what takes minutes: another process there, or a folder that cannot be written to, is found out.
     with folder.alone(fabric.is_global_zero):
@@ -105,7 +114,8 @@ def train(
             network = _network(given, start)
         if workers is None:
             workers = 0 if fabric.device.type == "cpu" else min(8, (torch.get_num_threads() + 1) // 2)
-        trainer = Trainer(network, source, recipe, fabric, compiled, workers, teacher=original)
+        taught_by = original or (_network(None, teacher) if teacher else None)
+        trainer = Trainer(network, source, recipe, fabric, compiled, workers, taught_by)
         say(f"{source.count} pictures ({source.name}), {preset}, {recipe.steps} steps, into {folder.path}")
         begins = not qat and not (folder.path / "last.pt").exists()
         if begins and precision == "fp32" and fabric.device.type == "cpu" and "amx_bf16" in cpu().features:
@@ -135,9 +145,11 @@ def _tell(ending: Ending, folder: RunFolder, say: Say) -> None:
     say(f"wrote {folder.path}/{written}")
 
 
-def _check_qat(preset: str | None, start: str | None, precision: str) -> None:
+def _check_qat(preset: str | None, start: str | None, teacher: str | None, precision: str) -> None:
     if preset is not None or start is not None:
         raise UsageError("--qat brings its own network and weights.", "Leave --preset and --from out.")
+    if teacher is not None:
+        raise UsageError("What --qat learns from is what it began with.", "Leave --teacher out.")
     if precision != "fp32":
         raise UsageError(
             f"--qat trains in FP32: the levels of INT8 do not fit into {precision}.", "Leave --precision out."
@@ -167,8 +179,6 @@ def _recipe(
     seed: int,
     int8_share: float | None,
 ) -> Recipe:
-    from dataclasses import replace
-
     from sdps.model.presets import network_config
     from sdps.training import recipe as recipes
 
@@ -189,8 +199,6 @@ def _recipe(
 
 def _long(recipe: Recipe, preset: str, epochs: int | None, steps: int | None, pictures: int) -> Recipe:
     """With its length; a warm-up is at most a tenth of it."""
-    from dataclasses import replace
-
     from sdps.training.recipe import PAPER_EPOCHS, in_epochs
 
     if preset not in (*BUNDLED, "qat") or epochs is not None:
@@ -200,12 +208,12 @@ def _long(recipe: Recipe, preset: str, epochs: int | None, steps: int | None, pi
     return replace(recipe, warmup=min(recipe.warmup, max(1, recipe.steps // 10)))
 
 
-def _beginning(start: str | None) -> str:
-    """What --from names, by content: a run goes on with nothing else."""
+def _content(weights: str | None, none: str) -> str:
+    """What --from or --teacher names, by content: a run goes on with nothing else."""
     from sdps.core.artifact import sha256_of
     from sdps.model.zoo import find_weights
 
-    return "random weights" if start is None else f"sha256:{sha256_of(find_weights(start))}"
+    return none if weights is None else f"sha256:{sha256_of(find_weights(weights))}"
 
 
 def _rounded(

@@ -58,6 +58,17 @@ Qat = Annotated[
         help="Fine-tune these weights for INT8, with INT8's rounding; then: sdps-export --int8.",
     ),
 ]
+Teacher = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WEIGHTS|NAME",
+        help="Learn from what these weights restore, too, not from the clean pictures alone "
+        "(knowledge distillation): a larger network's.",
+    ),
+]
+TeacherShare = Annotated[
+    float | None, typer.Option(min=0.01, max=1, help="Of --teacher: its share of the loss. (default: 0.5)")
+]
 Int8Share = Annotated[
     float | None,
     typer.Option(

@@ -20,6 +20,8 @@ class Recipe:
         rate, final_rate: Learning rate after warm-up and at the end (cosine between).
         warmup: Steps of linear warm-up.
         edge, frequency, decibels: Weights of the loss terms (losses.py).
+        taught: Where there is a teacher: the share of the loss that compares with what it makes of the
+            rainy picture; the rest compares with the clean one.
         drift: Weight of what the result loses to the teacher, where there is one (losses.py).
         int8_share: In fine-tuning for INT8: the least part of the multiply-accumulates that is INT8.
         normalised: Whether the loss compares pictures in the network's normalised space, as the
@@ -39,6 +41,7 @@ class Recipe:
     edge: float = 0.05
     frequency: float = 0.0
     decibels: float = 0.01
+    taught: float = 1.0
     drift: float = 0.0
     int8_share: float = 0.0
     normalised: bool = False

@@ -81,8 +81,8 @@ class Trainer:
         fabric: Device, precision and processes; None for one process on the CPU in FP32.
         compiled: Whether to use torch.compile.
         workers: Processes that prepare batches ahead; 0 prepares them in step with the training.
-        teacher: A network whose outputs take the place of the clean pictures as what is aimed at; it
-            stays as it is.
+        teacher: A network whose outputs are aimed at, for the recipe's share `taught`, in the place of
+            the clean pictures (fine-tuning for INT8; knowledge distillation). It stays as it is.
 
     Raises:
         UsageError: no picture is as large as a patch, or the patches of a step cannot be shared
@@ -248,14 +248,19 @@ class Trainer:
         return output if self.recipe.normalised else denormalise(output)
 
     def _loss(self, outputs: list[Tensor], seen: Tensor, clean: Tensor) -> Tensor:
-        """Of all outputs against the clean picture in that space, or each against the teacher's."""
+        """Of all outputs against the clean picture in that space, each against the teacher's, or both."""
+        taught = self.recipe.taught if self.teacher is not None else 0.0
         compared = [self._space(output) for output in outputs]
-        if self.teacher is None:
-            alone: Tensor = self.loss(compared, normalise(clean) if self.recipe.normalised else clean)
-            return alone
-        with torch.no_grad():
-            aims = self.teacher(seen)
-        loss: Tensor = self.loss(compared, [self._space(aim) for aim in aims])
+        loss: Tensor = outputs[0].new_zeros(())
+        if taught < 1:
+            loss = (1 - taught) * self.loss(compared, normalise(clean) if self.recipe.normalised else clean)
+        if not taught:
+            return loss
+        with torch.no_grad(), self.fabric.autocast():
+            aims = [aim.float() for aim in self.teacher(seen)]
+        if len(aims) != len(outputs):  # of another number of stages: what it ends with
+            aims = aims[-1:] * len(outputs)
+        loss = loss + taught * self.loss(compared, [self._space(aim) for aim in aims])
         if self.recipe.drift:
             lost = drift(denormalise(outputs[-1]), denormalise(aims[-1]), clean)
             loss = loss + self.recipe.drift * within_budget(lost)

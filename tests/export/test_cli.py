@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from sdps.core.artifact import sha256_of
 from sdps.core.manifest import GraphManifest
 from sdps.core.sidecar import check_sidecar
+from sdps.export import tracing
 from sdps.export.cli import app
 from sdps.model import zoo
 from sdps.model.download import KnownFile
@@ -55,6 +56,8 @@ def test_files_of_published_weights_are_called_as_they_were_asked_for(
     cached = tmp_path / "home" / "weights" / "Random-sota.pth"
     cached.parent.mkdir(parents=True)
     shutil.copy(published_pth, cached)
+    tracing.folder().mkdir(parents=True, exist_ok=True)  # the next test exports the same network
+    (tmp_path / "home" / "traces").symlink_to(tracing.folder())
     monkeypatch.setenv("SDPS_HOME", str(tmp_path / "home"))
     known = KnownFile(cached.name, cached.stat().st_size, sha256_of(cached))
     monkeypatch.setitem(zoo.PUBLISHED, "rain100h", known)

@@ -330,6 +330,20 @@ def test_the_command_trains_and_goes_on(tmp_path: Path) -> None:
     assert CliRunner().invoke(app, [*arguments, "--precision", "bf16"]).exit_code == 2
 
 
+def test_the_command_takes_a_teacher_and_goes_on_with_the_same_only(tmp_path: Path) -> None:
+    for i, photo in enumerate(scenes(3, 64)):
+        save(tmp_path / "photos" / f"{i}.png", photo)
+    arguments = ["--preset", "nano", "--photos", str(tmp_path / "photos"), "--out", str(tmp_path / "run"),
+                 "--patch", "32", "--batch", "1", "--steps", "1", "--device", "cpu"]  # fmt: skip
+    done = CliRunner().invoke(app, [*arguments, "--teacher", "sdps-small", "--teacher-share", "1"])
+    assert done.exit_code == 0, done.output
+    other = CliRunner().invoke(app, [*arguments, "--teacher", "sdps-nano", "--teacher-share", "1"])
+    assert (other.exit_code, "began with another --teacher" in other.output) == (2, True)
+    for wrong in (["--teacher-share", "0.5"], ["--teacher", "sdps-small", "--qat", "sdps-nano"]):
+        assert CliRunner().invoke(app, [*arguments, *wrong]).exit_code == 2
+    assert "learns from" in CliRunner().invoke(app, ["--teacher", "sdps-small", "--qat", "sdps-nano"]).output
+
+
 STARVED = """
 import resource, sys
 import lightning_fabric, torch, torch.utils.tensorboard

@@ -17,7 +17,7 @@ from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.core.metrics import psnr
 from sdps.model import SDPSFNet, SDPSFNetConfig
-from sdps.model.deploy import normalise
+from sdps.model.deploy import denormalise, normalise
 from sdps.training.data import PairPatches, PairSource, PhotoSource, RainyPatches, Steps
 from sdps.training.datasets import Pair
 from sdps.training.evaluate import rainy_pairs
@@ -139,6 +139,27 @@ def test_the_papers_loss_is_taken_in_the_normalised_space(photos: list[Image]) -
     with torch.no_grad():
         expected = StageLoss()(network(normalise(rainy)), normalise(clean))
     assert run.advance() == pytest.approx(float(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("stages", [0, 1])
+def test_a_teacher_is_aimed_at_for_its_share(stages: int, photos: list[Image]) -> None:
+    """A teacher of another number of stages shows what it ends with; it learns nothing itself."""
+    teacher = SDPSFNet(replace(NET, tau=stages))
+    told = teacher.state_dict()
+    recipe = replace(QUICK, taught=0.3)
+    run = Trainer(SDPSFNet(NET), PhotoSource(photos), recipe, teacher=teacher)
+    rainy, clean = run._batch()
+    with torch.no_grad():
+        seen = normalise(rainy)
+        outputs = [denormalise(output) for output in run.network(seen)]
+        aims = [denormalise(aim) for aim in teacher.eval()(seen)]
+        aims = aims if stages == 0 else [aims[-1]] * 2
+        wanted = 0.7 * run.loss(outputs, clean) + 0.3 * run.loss(outputs, aims)
+    assert run._loss(run.network(seen), seen, clean).item() == pytest.approx(wanted.item(), rel=1e-5)
+    run.advance()
+    assert run.teacher is not None
+    for key, value in run.teacher.state_dict().items():
+        assert torch.equal(value, told[key]), key
 
 
 def test_workers_prepare_the_very_same_patches(photos: list[Image]) -> None:
