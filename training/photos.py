@@ -14,6 +14,7 @@ import os
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -74,6 +75,8 @@ def fetch_photos() -> Path:
     wanted = [photo for split in SPLITS for photo in photo_list(split)]
     if all((folder / photo.path).is_file() for photo in wanted):
         return folder
+    size = f"{PACKAGE.size / 1e6:.0f} MB"
+    sys.stderr.write(f"Fetching photographs (Debian's {NAME}, {size}), once; they are kept in {folder}.\n")
     with tempfile.TemporaryDirectory(prefix="sdps-photos-") as scratch:
         contents = _contents(_package(Path(scratch)), {photo.path.split("/", 1)[0] for photo in wanted})
         for photo in wanted:

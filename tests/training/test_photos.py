@@ -113,13 +113,18 @@ def test_a_debian_package_is_read_without_debians_tools(tmp_path: Path) -> None:
 
 
 def test_where_apt_has_another_build_the_package_comes_from_debians_archive(
-    photographs: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    photographs: Path,
+    archive: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     command = ["apt-get", "download", f"{NAME}={VERSION}"]
     if not shutil.which("apt-get") or subprocess.run(command, cwd=archive, check=False).returncode:
         pytest.skip("the package cannot be had here, to be served")
     programs(tmp_path / "bin", monkeypatch, apt_get=f"echo another build > {PACKAGE.name}")
     folder = fetch_photos()
+    assert "44 MB), once" in capsys.readouterr().err
     assert folder.is_relative_to(tmp_path)
     for photo in (photo for split in SPLITS for photo in photo_list(split)):
         assert (folder / photo.path).read_bytes() == (photographs / photo.path).read_bytes()
