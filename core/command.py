@@ -23,8 +23,8 @@ class Command(TyperCommand):
 def _refuse_empty(args: list[str]) -> None:
     for before, arg in zip(["", *args], args, strict=False):
         option, equals, value = arg.partition("=")
-        if arg == "":
-            option = before.partition("=")[0] if before.startswith("-") else "An argument"
+        if arg == "":  # of the option before it, unless that has its value already or ends the options
+            option = before if before.strip("-") and before[0] == "-" and "=" not in before else "An argument"
         elif not (option.startswith("--") and equals and not value):
             continue
         raise UsageError(f"{option} is empty.", "Give it a value, or leave it out.")

@@ -64,6 +64,8 @@ def test_a_signal_ends_a_command_and_leaves_nothing(number: int, said: str, tmp_
         ("training.cli", ["--qat=", "--budget", "1m"], "--qat is empty"),
         ("training.eval_cli", ["sdps-nano", ""], "An argument is empty"),
         ("runtime.cli", ["--input", "demo", "--model", ""], "--model is empty"),
+        ("runtime.cli", ["--input=demo", ""], "An argument is empty"),
+        ("runtime.cli", ["--input", "demo", "--", ""], "An argument is empty"),
         ("benchmarks.cli", [""], "An argument is empty"),
         ("core.doctor_cli", [""], "An argument is empty"),
     ],
