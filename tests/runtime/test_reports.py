@@ -75,12 +75,14 @@ def test_a_report_is_not_written_over_standard_input(make_video: MakeVideo, tmp_
     assert (done.returncode, film.read_bytes() == before) == (2, True), done.stderr
 
 
-@pytest.mark.parametrize("name", [".", "/", ".."])
+@pytest.mark.parametrize("name", ["", ".", "/", ".."])
 @pytest.mark.parametrize("option", [LOG, HEALTH])
 def test_a_report_without_a_name_is_wrong_usage(option: str, name: str) -> None:
     done = run("--input", "demo", "--output", "none", option, name)
     assert done.exit_code == 2
-    assert f"{option} {name!r} is no file" in done.stderr
+    assert (f"{option} {name!r} is no file" if name else f"{option} is empty") in done.stderr
+    with pytest.raises(UsageError, match="no file"):
+        report_path(option, name)
 
 
 def test_a_health_file_takes_no_devices_place() -> None:
