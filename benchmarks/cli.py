@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdps.core.command import Command
+from sdps.core.command import Command, new_app
 from sdps.core.console import failing_clearly, need, version_printer
 
 if TYPE_CHECKING:
     from sdps.benchmarks.bench import Plan
     from sdps.benchmarks.measurement import Report
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = new_app()
 
 
 @app.command(cls=Command)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import typer
 from typer.core import TyperCommand
 
 from sdps.core.console import failing_clearly
 from sdps.core.errors import UsageError
+
+
+def new_app() -> typer.Typer:
+    """For one of the six: `-h` is `--help`, and no shell is taught to complete it."""
+    return typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
 
 
 class Command(TyperCommand):

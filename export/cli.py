@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from sdps.core.artifact import atomic_path
-from sdps.core.command import Command
+from sdps.core.command import Command, new_app
 from sdps.core.console import failing_clearly, need
 from sdps.core.errors import UsageError
 from sdps.export import options as o
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from sdps.export.job import Exported, ExportJob
     from sdps.export.parity import Bounds
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = new_app()
 
 
 @app.command(cls=Command)

@@ -15,11 +15,11 @@ from typing import Annotated
 
 import typer
 
-from sdps.core.command import Command
+from sdps.core.command import Command, new_app
 from sdps.core.console import failing_clearly, version_printer
 from sdps.core.errors import UsageError
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = new_app()
 
 
 @app.command(cls=Command)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from sdps.core.command import Command
+from sdps.core.command import Command, new_app
 from sdps.core.console import failing_clearly
 from sdps.core.errors import UsageError
 from sdps.training import options as o
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], None]
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = new_app()
 
 BUNDLED = ("nano", "small")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sdps.core.command import Command
+from sdps.core.command import Command, new_app
 from sdps.core.console import failing_clearly, version_printer
 from sdps.core.errors import MissingDependency, SdpsError, UsageError
 
@@ -52,7 +52,7 @@ class Tally:
 
 FILES = ("scores.csv", "scores.json", "worst.png")
 
-app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+app = new_app()
 
 
 @app.command(cls=Command)

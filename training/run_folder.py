@@ -18,7 +18,7 @@ import json
 import pickle
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,7 @@ class RunFolder:
 
     @contextmanager
     def alone(self, first: bool = True) -> Iterator[None]:
-        """Holds the folder's lock, also from within.
+        """Holds the folder's lock, also from within. What it made and nothing was put into goes again.
 
         Args:
             first: Whether this process is the one of its run that writes.
@@ -80,6 +80,7 @@ class RunFolder:
             return
         filelock = need("filelock")
         lock = filelock.FileLock(self.path / ".lock")
+        made = not self.path.exists()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock.acquire(timeout=0)
@@ -101,6 +102,10 @@ class RunFolder:
             yield
         finally:
             self.held = False
+            with suppress(OSError):  # it is gone already; Windows keeps what is open
+                if made and [file.name for file in self.path.iterdir()] == [".lock"]:
+                    (self.path / ".lock").unlink()
+                    self.path.rmdir()
             lock.release()
 
     def rounded(self) -> dict[str, float] | None:

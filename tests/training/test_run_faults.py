@@ -135,6 +135,17 @@ def test_one_process_at_a_time_trains_in_a_folder(tmp_path: Path) -> None:
         run(tmp_path / "file" / "run")
 
 
+@pytest.mark.parametrize("option", ["--teacher", "--from"])
+def test_a_run_that_cannot_begin_leaves_no_folder(option: str, tmp_path: Path) -> None:
+    for i, picture in enumerate(scenes(12)):
+        save(tmp_path / "photos" / f"{i}.png", picture)
+    arguments = ["--photos", str(tmp_path / "photos"), "--out", str(tmp_path / "run"), "--preset", "nano"]
+    wrong = [option, str(tmp_path / "photos" / "0.png")]
+    result = CliRunner().invoke(app, [*arguments, *wrong, "--patch", "32", "--batch", "2"])
+    assert result.exit_code == 1 and "not a PyTorch file" in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_folder_in_use_is_refused_before_the_calibration(tmp_path: Path) -> None:
     for i, picture in enumerate(scenes(12)):
         save(tmp_path / "photos" / f"{i}.png", picture)
