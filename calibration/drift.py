@@ -13,6 +13,7 @@ from onnx import ModelProto
 from sdps.calibration.session import open_session, restore
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
+from sdps.core.metrics import psnr_of
 
 TILE = 128
 """Side of the tiles, in pixels, of which the worst is held to a bound of its own."""
@@ -200,7 +201,7 @@ def _errors(image: Image, clean: Image) -> np.ndarray:
 
 
 def _psnr(error: float, ceiling: float = 100.0) -> float:
-    return min(ceiling, 10 * math.log10(255**2 / error)) if error > 0 else ceiling
+    return min(ceiling, psnr_of(error))
 
 
 def _finite(decibels: float) -> float | None:

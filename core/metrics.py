@@ -40,7 +40,11 @@ def psnr(truth: npt.NDArray[np.uint8], image: npt.NDArray[np.uint8]) -> float:
         FrameError: they differ in shape.
     """
     _check(truth, image)
-    error = float(np.mean((truth.astype(np.float64) - image) ** 2))
+    return psnr_of(float(np.mean((truth.astype(np.float64) - image) ** 2)))
+
+
+def psnr_of(error: float) -> float:
+    """PSNR in dB of a mean squared error in 8-bit levels; infinite for none."""
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 

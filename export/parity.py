@@ -24,6 +24,7 @@ from sdps.core.errors import ExportError, ParityError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, means_input
+from sdps.core.metrics import psnr_of
 from sdps.core.spec import STRIDE, Size
 from sdps.export.precision import BFLOAT, HALF, HALF_MAX, narrow_type
 from sdps.export.rehearsal import PEAK, rehearse
@@ -98,8 +99,7 @@ class Drift:
 def drift_between(label: str, reference: Image, other: Image) -> Drift:
     """Compares two uint8 pictures of one shape."""
     difference = np.abs(reference.astype(np.int16) - other.astype(np.int16))
-    error = float(np.mean(difference.astype(np.float64) ** 2))
-    psnr = math.inf if error == 0 else 10 * math.log10(255**2 / error)
+    psnr = psnr_of(float(np.mean(difference.astype(np.float64) ** 2)))
     return Drift(label, psnr, int(difference.max()), float(difference.mean()))
 
 
