@@ -100,12 +100,12 @@ def test_tiles_of_the_bundled_network_fade_without_a_seam(tmp_path: Path) -> Non
     whole = restore(backend, image)
     edges = [96, 128, 192, 224, 256, 288]  # where tiles of 128 with 32 overlap begin and end
     faded = restore(backend, image, tile=128, overlap=32)
-    assert seam(whole, faded, edges) < 1.3
+    assert seam(whole, faded, edges) < 1.6
     with_context = restore(backend, image, 128, 32, FrameContext())
-    assert seam(whole, with_context, edges) < 1.3
+    assert seam(whole, with_context, edges) < 1.6  # of the little that is left, over 40 dB
     assert psnr(with_context, whole) > psnr(faded, whole) + 3
     butted = restore(backend, image, tile=128, overlap=0)
-    assert seam(whole, butted, [128, 256]) > 2, "the measure finds a seam where there is one"
+    assert seam(whole, butted, [128, 256]) > 5, "the measure finds a seam where there is one"
 
 
 @given(height=st.integers(1, 300), width=st.integers(1, 300), overlap=st.sampled_from([0, 5, 16, 20]))
