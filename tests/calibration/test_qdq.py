@@ -29,6 +29,7 @@ from sdps.export.rehearsal import PEAK, rehearse
 from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.model.deploy import MEAN, STD, DeployNet
 from sdps.runtime.backends import open_backend
+from sdps.runtime.backends.openvino_cpu import openvino_core
 
 
 @pytest.fixture(scope="module")
@@ -112,8 +113,7 @@ def test_pytorch_with_fake_quantisation_agrees(scenes: list[Image], tmp_path: Pa
 
 def test_openvino_runs_it_in_integers(int8: onnx.ModelProto, layers: list[Layer]) -> None:
     """All but a few: weights that share a zero point would leave most of them in FP32."""
-    ov = pytest.importorskip("openvino")
-    core = ov.Core()
+    core = openvino_core()
     network = core.read_model(model=int8.SerializeToString())
     network.reshape({INPUT: [1, 64, 64, 3]})
     compiled = core.compile_model(network, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})

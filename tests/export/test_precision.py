@@ -38,6 +38,7 @@ from sdps.export.precision import (
 from sdps.export.rehearsal import PEAK, rehearse
 from sdps.model import SDPSFNet
 from sdps.model.deploy import MEAN, STD
+from sdps.runtime.backends.openvino_cpu import openvino_core
 
 GraphMaker = Callable[..., ModelProto]
 FRAGILE = {
@@ -206,9 +207,7 @@ def test_the_rehearsal_shows_an_overflow_that_onnx_runtime_hides(run_graph: Call
 def test_openvino_runs_the_fp16_graph(
     graph: GraphMaker, run_graph: Callable[..., Image], hard_pictures: dict[str, Image]
 ) -> None:
-    import openvino
-
-    core = openvino.Core()
+    core = openvino_core()
     compiled = core.compile_model(core.read_model(graph("fp16").SerializeToString()), "CPU")
     restored = compiled(hard_pictures["noise"][None])[0][0]
     assert drift_between("noise", run_graph(graph("fp32"), hard_pictures["noise"]), restored).psnr_db > 45

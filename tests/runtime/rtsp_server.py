@@ -44,13 +44,16 @@ class Camera(GstRtspServer.RTSPMediaFactory):
 
     def feed(self, media):
         source = media.get_element().get_by_name_recurse_up("src")
-        alive = [True]
+        alive, sent = [True], [-1]
         media.connect("unprepared", lambda *_: alive.__setitem__(0, False))
 
         def push():
             if not alive[0]:
                 return False
             number = 0 if self.still else int(time.monotonic() * self.fps) % (1 << BITS)
+            if number == sent[0] and not self.still:  # one timer late, the next on time
+                return True
+            sent[0] = number
             data = numbered(self.width, self.height, number, not self.still)
             source.emit("push-buffer", Gst.Buffer.new_wrapped(data))
             return True

@@ -22,7 +22,7 @@ from sdps.core.frame import Image
 from sdps.core.machine import cpu
 from sdps.model import SDPSFNet, save_checkpoint
 from sdps.runtime.backends import open_backend, openvino_cpu
-from sdps.runtime.backends.openvino_cpu import OpenVinoBackend, streams_for
+from sdps.runtime.backends.openvino_cpu import OpenVinoBackend, openvino_core, streams_for
 from sdps.runtime.backends.openvino_means import pool_means
 from sdps.runtime.backends.ort import FLOATING, OrtBackend
 from sdps.runtime.bundled import bundled_models, resolve
@@ -141,7 +141,7 @@ def test_openvino_pools_the_bundled_model() -> None:
 
 def test_openvino_takes_means_in_two_steps() -> None:
     """The same means, whatever divides the picture's sides; without them nothing is changed."""
-    core = ov.Core()
+    core = openvino_core()
     for size in ((256, 320), (4 * 61, 4 * 67)):
         image = ov.opset13.parameter([1, 8, *size], np.float32)
         axes = ov.opset13.constant(np.array([2, 3], np.int64))

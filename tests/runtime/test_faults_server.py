@@ -61,7 +61,8 @@ def test_fault_1_and_2_a_server_that_dies_or_hangs_comes_back(server: RtspServer
         run.frames(10)
         numbers, summary = run.sink.numbers, run.pipeline.summary
         assert run.pipeline.figures()["state"] == "live"
-    assert all(a < b for a, b in itertools.pairwise(numbers)), "duplicated or reordered"
+    wrong = [(a, b) for a, b in itertools.pairwise(numbers) if a >= b]
+    assert not wrong, "duplicated or reordered"
     assert summary.reconnects >= 1 and summary.stale >= 1 and len(summary.recoveries) == 2
     assert (run.sink.marked[0][0, 0] == (170, 20, 20)).all(), "the mark is drawn into the picture"
 
