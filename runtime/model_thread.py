@@ -7,6 +7,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from sdps.core.frame import Image
@@ -14,14 +15,22 @@ from sdps.runtime.restorer import Derain, Restorer, restorer
 
 MODEL = "sdps-model"
 FIRST_PATIENCE = 600.0
-"""Seconds after which a model has hung that is being opened, or has its first frame of a size: engines
-allocate, tune and compile then, for minutes on a Jetson. No frame waits for that."""
+"""Seconds after which a model has hung that is being opened, or has its first frame of a size or of an exit:
+engines allocate, tune and compile then, for minutes on a Jetson. No frame waits for that."""
 SLOWER = 5
 """A frame may take so many times the slowest so far."""
 END, CLOSING = 0.5, 10.0
 """Seconds that the model gets to return in when it is ended, and then to be closed in."""
 SETTLED = 2
 """Frames of a size after which it is known how long one takes; the first tells little."""
+
+
+@dataclass
+class _Pace:
+    """How many frames one exit restored of this size, and the longest that one took, in seconds."""
+
+    answers: int = 0
+    slowest: float = 0.0
 
 
 class Hung(Exception):  # noqa: N818 - never leaves the guard
@@ -64,7 +73,8 @@ class ModelThread:
 
     def fresh(self) -> None:
         """Forgets how long frames took: they are of another size, or for another engine."""
-        self._answers, self._slowest = 0, 0.0
+        self._pace = _Pace()
+        self._paces: dict[int, _Pace] = {}
 
     def __call__(self, image: Image) -> Image:
         """Restores a picture.
@@ -78,6 +88,8 @@ class ModelThread:
         if image.shape != self._shape:
             self._shape = image.shape
             self.fresh()
+        if self.model is not None:  # an exit that comes later has its own first frame
+            self._pace = self._paces.setdefault(self.model.exit, _Pace())
         self._in.put(image)
         self._busy, self._since = True, time.monotonic()
         try:
@@ -95,7 +107,7 @@ class ModelThread:
         """Whether it has been at one thing for so long that it is better opened anew."""
         if not self._is_behind():
             return False
-        limit = min(FIRST_PATIENCE, self._slow) if self._answers else FIRST_PATIENCE
+        limit = min(FIRST_PATIENCE, self._slow) if self._pace.answers else FIRST_PATIENCE
         return self.failure is not None or time.monotonic() - self._since >= limit
 
     def end(self, close: bool, wait: bool) -> None:
@@ -112,11 +124,11 @@ class ModelThread:
 
     @property
     def _slow(self) -> float:
-        return max(self.patience, SLOWER * self._slowest)
+        return max(self.patience, SLOWER * self._pace.slowest)
 
     @property
     def _is_settled(self) -> bool:
-        return self._answers >= SETTLED
+        return self._pace.answers >= SETTLED
 
     @property
     def _is_warming(self) -> bool:
@@ -137,8 +149,9 @@ class ModelThread:
         return self._busy or self.failure is not None
 
     def _learn(self, seconds: float) -> None:
-        self._answers += 1
-        self._slowest = seconds if self._answers <= SETTLED else max(self._slowest, seconds)
+        pace = self._pace
+        pace.answers += 1
+        pace.slowest = seconds if pace.answers <= SETTLED else max(pace.slowest, seconds)
 
     def _work(self) -> None:
         if self.model is None:

@@ -18,10 +18,12 @@ class Restorer:
 
     Attributes:
         tile, overlap: How pictures are cut, where they can be; see `tiling.restore`.
+        exit: Which of its networks the next picture takes, where it has several.
     """
 
     tile: int | None = None
     overlap: int | None = None
+    exit: int = 0
 
     @property
     def manifest(self) -> GraphManifest | None:

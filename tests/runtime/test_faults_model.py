@@ -22,7 +22,7 @@ from sdps.runtime.events import Event
 from sdps.runtime.live_source import LiveSource
 from sdps.runtime.model_thread import Hung, ModelThread
 from sdps.runtime.pipeline import Pipeline
-from sdps.runtime.restorer import Restorer
+from sdps.runtime.restorer import Called, Restorer
 from sdps.runtime.run_view import RunView
 from sdps.runtime.sinks import NullSink, open_sink
 from sdps.runtime.sources import open_source
@@ -143,6 +143,33 @@ def test_fault_34_a_model_that_warms_up_is_left_at_it_while_frames_pass_through(
     assert set(run.pipeline.guard.passed) == {"warming"}
 
 
+class Exits(Restorer):
+    """Goes to a deeper exit after five pictures, whose first one takes long, and back after ten of that."""
+
+    def __init__(self, let_go: threading.Event) -> None:
+        self.let_go, self.calls = let_go, 0
+
+    def __call__(self, rgb: Image) -> Image:
+        self.calls += 1
+        if self.calls == 6:
+            self.let_go.wait(60)
+        self.exit = int(5 <= self.calls < 15)
+        return 255 - rgb
+
+
+def test_fault_34_an_exit_that_is_first_taken_late_warms_up_like_a_model() -> None:
+    let_go, opened = threading.Event(), []
+    with Run(camera(), derain=Exits(let_go), reopen=lambda: opened.append(1), patience=0.2) as run:  # type: ignore[arg-type, func-returns-value]
+        run.frames(3)
+        assert run.event("model").text == "the model warms up; frames pass through as they came"
+        time.sleep(1)  # five times the patience
+        assert run.pipeline.figures()["state"] == "model-warming"
+        let_go.set()
+        assert "has warmed up after" in run.event("model", after=1).text
+        run.until(lambda: run.pipeline.guard.model.calls > 20)
+    assert not opened and set(run.pipeline.guard.passed) == {"warming"}
+
+
 def test_fault_34_a_model_that_never_answers_is_opened_anew_after_its_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -171,7 +198,7 @@ def test_fault_34_how_long_frames_are_waited_for_is_not_learned_from_the_first()
         never.wait(next(seconds))
         return image
 
-    thread, image = ModelThread(tuned, patience=2.0), np.zeros((8, 8, 3), np.uint8)
+    thread, image = ModelThread(Called(tuned), patience=2.0), np.zeros((8, 8, 3), np.uint8)
     thread(image), thread(image)
     begin = time.monotonic()
     with pytest.raises(Hung):
