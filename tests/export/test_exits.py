@@ -48,9 +48,9 @@ def test_costs_are_those_of_the_facts() -> None:
 
 
 def test_a_family_under_one_description(published_pth: Path, tmp_path: Path) -> None:
-    result = export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--name", "tiny")
+    result = export(published_pth, "--exits", "all", "--size", "61x90", "--out", tmp_path, "--name", "tiny")
     assert result.exit_code == 0, result.output
-    path = tmp_path / "tiny-fp32-32x32-exits" / "family.json"
+    path = tmp_path / "tiny-fp32-61x90-exits" / "family.json"
     assert str(path) in result.stdout
     family = FamilyManifest.read(path)
     assert [member.exit for member in family.members] == [0, 1]
@@ -65,26 +65,26 @@ def test_a_family_under_one_description(published_pth: Path, tmp_path: Path) -> 
     # One that is cut short leaves none whose hashes do not fit.
     (path.parent / "exit1.onnx").unlink()
     (path.parent / "exit1.onnx").mkdir()
-    result = export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--name", "tiny")
+    result = export(published_pth, "--exits", "all", "--size", "61x90", "--out", tmp_path, "--name", "tiny")
     assert result.exit_code == 1
     assert {p.name for p in path.parent.iterdir()} == {"exit0.onnx", "exit1.onnx"}
 
 
 def test_a_family_that_fails_leaves_no_folder(published_pth: Path, tmp_path: Path) -> None:
-    options = ("--exits", "all", "--fp16", "--size", "32", "--out", tmp_path, "--min-psnr", "200")
+    options = ("--exits", "all", "--fp16", "--size", "61x90", "--out", tmp_path, "--min-psnr", "200")
     result = export(published_pth, *options)
     assert result.exit_code == 1
     assert "at least 200 dB" in result.stderr
     assert not list(tmp_path.iterdir())
-    kept = tmp_path / f"{published_pth.stem}-fp16-32x32-exits"
+    kept = tmp_path / f"{published_pth.stem}-fp16-61x90-exits"
     kept.mkdir()
     export(published_pth, *options)
     assert kept.is_dir()
 
 
 def test_a_folder_that_cannot_be_made_is_found_before_the_work(published_pth: Path, tmp_path: Path) -> None:
-    (tmp_path / "tiny-fp32-32x32-exits").write_text("not a folder")
-    result = export(published_pth, "--exits", "all", "--size", "32", "--out", tmp_path, "--name", "tiny")
+    (tmp_path / "tiny-fp32-61x90-exits").write_text("not a folder")
+    result = export(published_pth, "--exits", "all", "--size", "61x90", "--out", tmp_path, "--name", "tiny")
     assert result.exit_code == 1
     assert "Cannot make the folder" in result.stderr
     assert not result.stdout  # nothing was traced and compared
@@ -92,12 +92,12 @@ def test_a_folder_that_cannot_be_made_is_found_before_the_work(published_pth: Pa
 
 def test_explain_and_one_exit(published_pth: Path, tmp_path: Path) -> None:
     result = export(
-        published_pth, "--exit", "0", "--explain", "--size", "32", "--out", tmp_path, "--engine", "none"
+        published_pth, "--exit", "0", "--explain", "--size", "61x90", "--out", tmp_path, "--engine", "none"
     )
     assert result.exit_code == 0, result.output
     for said in ("(as traced)", "leaky_relu", "upsampling_chains", "(rewritten)", "→"):
         assert said in result.stdout
-    assert read_graph(tmp_path / f"{published_pth.stem}-exit0-fp32-32x32.onnx")[1].exit == 0
+    assert read_graph(tmp_path / f"{published_pth.stem}-exit0-fp32-61x90.onnx")[1].exit == 0
 
 
 @pytest.mark.parametrize(

@@ -236,25 +236,29 @@ def test_the_golden_network_keeps_its_output_in_fp16() -> None:
 PHOTO_SIZES = (Size(64, 64), Size(256, 384))
 
 
-def watched(model: ModelProto, image: Image) -> tuple[Image, float]:
-    """The rehearsal's picture, and the largest value that a 16-bit tensor had to hold."""
+def watched(model: ModelProto) -> Callable[[Image], tuple[Image, float]]:
+    """Gives the rehearsal's picture, and the largest value that a 16-bit tensor had to hold."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(
         rehearse(model).SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    restored, peak = session.run([OUTPUT, PEAK], {INPUT: image[None]})
-    return restored[0], float(peak)
+
+    def run(image: Image) -> tuple[Image, float]:
+        restored, peak = session.run([OUTPUT, PEAK], {INPUT: image[None]})
+        return restored[0], float(peak)
+
+    return run
 
 
 def test_no_activation_comes_near_overflow_and_size_does_not_matter(
     graph: GraphMaker, hard_pictures: dict[str, Image]
 ) -> None:
-    model = graph("fp16", "dynamic")
-    photo = read_picture(sample(PICTURE))
+    run, photo = watched(graph("fp16", "dynamic")), read_picture(sample(PICTURE))
     square = {name: np.tile(image, (2, 1, 1))[:64, :64] for name, image in hard_pictures.items()}
-    peaks = {name: watched(model, image)[1] for name, image in square.items()}
-    sizes = [watched(model, fit(photo, size))[1] for size in PHOTO_SIZES]
+    peaks = {name: run(image)[1] for name, image in square.items()}
+    sizes = [run(fit(photo, size))[1] for size in PHOTO_SIZES]
     assert all(np.isfinite(peak) and 1 < peak < HALF_MAX / 100 for peak in (*peaks.values(), *sizes)), peaks
     # Only means see the whole picture, and they are FP32: 24 times the pixels is not 24 times the values.
     assert sizes[1] < 2 * sizes[0]
@@ -273,9 +277,10 @@ def test_bf16_keeps_the_islands_and_the_picture(
     report = precision_report(model)
     assert report.narrow == "BF16"
     assert report.macs_share_fp16 > 0.9
+    run = watched(model)
     for name, image in hard_pictures.items():
         square = np.tile(image, (2, 1, 1))[:64, :64]
-        restored, _ = watched(model, square)
+        restored, _ = run(square)
         assert drift_between(name, run_graph(plain, square), restored).psnr_db > 35
 
 

@@ -90,13 +90,13 @@ class Noise:
 
 
 def test_a_server_that_answers_nothing_is_an_error_within_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtsp_sink, "TIMEOUT", 0.5)
+    monkeypatch.setattr(rtsp_sink, "TIMEOUT", 2.0)
     with Server("OPTIONS") as server, Pulse() as pulse:
         begin = time.monotonic()
-        with pytest.raises(SinkError, match=r"does not take the stream: no answer within 0\.5 s"):
+        with pytest.raises(SinkError, match="does not take the stream: no answer within 2 s"):
             RtspSink(server.uri, INFO)
-        assert time.monotonic() - begin < 3
-    assert pulse.longest < 0.4, "other threads went on"
+        assert time.monotonic() - begin < 6
+    assert pulse.longest < 1.5, "other threads went on"
 
 
 def test_a_server_that_falls_mute_while_it_is_asked_is_left_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +137,8 @@ def test_a_server_that_falls_mute_while_frames_are_sent_holds_nobody_up(
                 run.frames(10)
                 server.order("hear")
                 run.until(lambda: sink.connects == 2)
-    assert pulse.longest < 0.5, "neither sending nor the farewell stopped the others"
+    # FFmpeg would have held all threads for rtsp_sink.TIMEOUT, 3 s; a busy machine does so for a moment.
+    assert pulse.longest < 1.5, "neither sending nor the farewell stopped the others"
 
 
 def test_a_run_that_ends_says_farewell() -> None:
