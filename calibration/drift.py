@@ -72,6 +72,11 @@ class Drift:
         return max(self.loss_db.values(), default=0.0)
 
     @property
+    def cost(self) -> float:
+        """To compare choices by: mean loss of the groups in dB; without truth the noise."""
+        return sum(self.loss_db.values()) / len(self.loss_db) if self.loss_db else self.noise
+
+    @property
     def worst_shift(self) -> float:
         """Of the groups and channels, in 8-bit levels."""
         return max((abs(v) for values in self.shift.values() for v in values), default=0.0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +26,8 @@ RANKED_ON = 6
 WORK = 50e12
 """Multiply-accumulates that a pass may take: about half an hour of one core."""
 LEAST_SIDE, GRAIN = 64, 16
+LEAST_SHARE = 0.002
+"""Of the multiply-accumulates of all layers that were trained: a smaller layer counts as one of this."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Alone:
     Attributes:
         name: The layer's name.
         macs: Its multiply-accumulates.
-        drift: Of the graph with this layer alone in INT8.
+        drift: Of the graph with this layer alone in INT8, or with all but it (`by_gain`).
     """
 
     name: str
@@ -73,6 +75,9 @@ def measure_layers(
 ) -> list[Sensitivity]:
     """Measures every layer alone, in the graph's order.
 
+    Returns:
+        What each costs.
+
     Args:
         calibrated: The graph.
         verifier: Pictures; a few are enough to rank layers.
@@ -81,22 +86,62 @@ def measure_layers(
             budget.
         step: Told how far it is.
     """
+    measured = _each(
+        calibrated.layers, file, lambda name: verifier.measure(calibrated.graph([name])), step, "layers alone"
+    )
+    return [entry.within(budget) for entry in measured]
+
+
+def by_gain(
+    calibrated: Calibrated, verifier: Verifier, file: Path, step: Step = lambda *_: None
+) -> list[str]:
+    """Layers of a network that was fine-tuned for INT8, in the order to lift them out of it.
+
+    What one costs alone says little there: each has learnt to make up for the others' rounding. So all but
+    one are in INT8, and what they lose less than all together counts, for each multiply-accumulate.
+
+    Args:
+        calibrated: The graph.
+        verifier: Pictures, the more the better: a single layer changes little.
+        file: JSON lines of what is measured already; its name must tell graph, set and ranges.
+        step: Told how far it is.
+    """
+    trained = [layer for layer in calibrated.layers if layer.name in calibrated.quantised]
+    names = [layer.name for layer in trained]
+    whole = verifier.measure(calibrated.graph(names))
+    measured = _each(
+        trained,
+        file,
+        lambda name: verifier.measure(calibrated.graph([other for other in names if other != name])),
+        step,
+        "all layers but one",
+    )
+    # A smaller layer costs nothing to lift out, and what that gains is mostly chance.
+    least = LEAST_SHARE * sum(layer.macs for layer in trained)
+    change = {entry.name: (entry.drift.cost - whole.cost) / max(least, entry.macs) for entry in measured}
+    return sorted(names, key=change.__getitem__)
+
+
+def _each(
+    layers: Sequence[Layer], file: Path, measure: Callable[[str], Drift], step: Step, what: str
+) -> list[Alone]:
+    """One drift for each layer, by its name; what `file` has is not measured again."""
     known = {entry.name: entry for entry in read_lines(file)}
-    layers: Sequence[Layer] = calibrated.layers
     # Written anew, as the last line may be the half that an earlier run was killed in.
     write_bytes(file, "".join(f"{json.dumps(asdict(entry))}\n" for entry in known.values()).encode())
     with file.open("a", encoding="utf-8") as stream:
         for done, layer in enumerate(layers):
             if layer.name not in known:
-                drift = verifier.measure(calibrated.graph([layer.name]))
-                known[layer.name] = Alone(layer.name, layer.macs, drift)
+                known[layer.name] = Alone(layer.name, layer.macs, measure(layer.name))
                 stream.write(json.dumps(asdict(known[layer.name])) + "\n")
                 stream.flush()
-            step("Measuring layers alone", done + 1, len(layers))
-    return [known[layer.name].within(budget) for layer in layers]
+            step(f"Measuring {what}", done + 1, len(layers))
+    return [known[layer.name] for layer in layers]
 
 
-def ranking_pairs(pairs: Sequence[Pair], layers: int, macs_per_pixel: float, stride: int = 1) -> list[Pair]:
+def ranking_pairs(
+    pairs: Sequence[Pair], layers: int, macs_per_pixel: float, stride: int = 1, most: int = RANKED_ON
+) -> list[Pair]:
     """A few of the pictures, cut about their middle to a side that keeps the pass within WORK.
 
     Args:
@@ -104,8 +149,9 @@ def ranking_pairs(pairs: Sequence[Pair], layers: int, macs_per_pixel: float, str
         layers: How many are to be measured.
         macs_per_pixel: Of the graph.
         stride: What the graph takes multiples of.
+        most: So many pictures, or a few more.
     """
-    few = pairs[:: max(1, len(pairs) // RANKED_ON)]
+    few = pairs[:: max(1, len(pairs) // most)]
     grain = math.lcm(GRAIN, stride)
     affordable = int((WORK / max(1.0, layers * len(few) * macs_per_pixel)) ** 0.5)
     side = max(math.ceil(LEAST_SIDE / grain), affordable // grain) * grain

@@ -6,6 +6,7 @@ Here the rooms meet: `calibration` knows no network, no FP16 and no files of our
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -22,7 +23,14 @@ from sdps.calibration.qdq import infer_types, integer_convolutions
 from sdps.calibration.recipe import Calibrated, Options, calibrate
 from sdps.calibration.report import Int8Report
 from sdps.calibration.rounding import ROUNDING_VERSION
-from sdps.calibration.sensitivity import WORK, Sensitivity, measure_layers, ranking_pairs
+from sdps.calibration.sensitivity import (
+    RANKED_ON,
+    WORK,
+    Sensitivity,
+    by_gain,
+    measure_layers,
+    ranking_pairs,
+)
 from sdps.core.errors import ParityError, UsageError
 from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
@@ -41,6 +49,7 @@ _TUNED = (
     "that the training began with."
 )
 _FACING = "it reads or makes a picture, and fine-tuning for INT8 leaves such layers as they are"
+_LIFTED = "without it in INT8 the other layers lose less, and all together missed the drift budget"
 _COSTLY = "before the fine-tuning began, it was among the layers that alone cost most for their work"
 
 
@@ -60,6 +69,7 @@ class _Prepared:
         network, manifest, job: As `quantise_network` was given them.
         chosen_set: The pictures.
         model: The network as an FP32 graph of any size.
+        reference: What drift is against: `model`, or what it was before it was fine-tuned for INT8.
         mapped: The same with its layers' places in the network, if that was fine-tuned for INT8.
         layers: What can be INT8.
         macs: Multiply-accumulates of the whole graph.
@@ -71,6 +81,7 @@ class _Prepared:
     job: Int8Job
     chosen_set: CalibrationSet
     model: onnx.ModelProto
+    reference: onnx.ModelProto
     mapped: Mapped | None
     layers: Sequence[Layer]
     macs: int
@@ -79,7 +90,14 @@ class _Prepared:
     def search(self, calibrated: Calibrated, step: Step) -> Search:
         """Measures choices of layers within the budget."""
         tries = int(WORK / (self.macs * len(self.verifier.pairs)))
-        return Search(calibrated, self.verifier, self.job.budget, self.macs, step, tries)
+        never = frozenset(layer.name for layer in self.layers) - calibrated.quantised.keys()
+        return Search(calibrated, self.verifier, self.job.budget, self.macs, step, tries, never)
+
+    def ranking(self, most: int) -> Verifier:
+        """Measures on so many of the pictures, cut as the work for every layer asks for."""
+        per_pixel = self.macs / (REFERENCE.height * REFERENCE.width)
+        pairs, stride = self.verifier.pairs, self.manifest.stride
+        return Verifier(self.reference, ranking_pairs(pairs, len(self.layers), per_pixel, stride, most))
 
 
 @dataclass(frozen=True)
@@ -132,7 +150,7 @@ def quantise_network(
     """
     if tuned and job.options != Options():
         raise UsageError("The checkpoint brings trained ranges.", "Leave --calibrator out.")
-    if tuned is None:  # which keeps no statistics
+    if tuned is None:  # which keeps nothing, unless it has to search
         job.check_cache()
     ready = _prepare(network, manifest, job, picture, step, tuned)
     choice = _trained(ready, tuned, step) if tuned else _searched(ready, step)
@@ -170,7 +188,8 @@ def _prepare(
     layers = find_layers(model, macs, fp32_islands(model))
     step("Restoring the verification pictures", 0, 0)
     verifier = Verifier(reference, [crop.pair for crop in chosen_set.verify])
-    return _Prepared(network, manifest, job, chosen_set, model, mapped, layers, sum(macs.values()), verifier)
+    total = sum(macs.values())
+    return _Prepared(network, manifest, job, chosen_set, model, reference, mapped, layers, total, verifier)
 
 
 def _check_any_size(network: nn.Module, model: onnx.ModelProto, name: str, image: Image) -> None:
@@ -198,14 +217,28 @@ def _one_size_only(fault: str) -> ParityError:
 
 
 def _trained(ready: _Prepared, tuned: FineTuned, step: Step) -> _Choice:
-    """All layers that were trained, or none: they have learnt to make up for each other."""
+    """All layers that were trained; where they miss the budget, as many of them as keep it."""
     assert ready.mapped
     calibrated = tuned.calibrated(ready.mapped)
     search = ready.search(calibrated, step)
-    point = search.measure(frozenset(layer.name for layer in ready.layers) - calibrated.quantised.keys())
+    whole = point = search.all_int8()
+    notes = [_TUNED]
+    if point.used > 1:
+        ready.job.check_cache()
+        told = _digest(json.dumps(tuned.ranges.steps, sort_keys=True))[:8]
+        lines = ready.job.cache / f"{_cache_key(ready.model, ready.chosen_set)}-{told}-without.jsonl"
+        names = by_gain(calibrated, ready.ranking(len(ready.verifier.pairs)), lines, step)
+        point = search.lift(names, first=len(names) // 16)
+        notes += [
+            f"All layers that were trained miss the drift budget ({ready.job.budget.explain(whole.drift)}): "
+            f"{len(point.kept) - len(whole.kept)} of {len(names)} were lifted out of INT8.",
+            *search.warnings(point),
+        ]
     facing = picture_facing(ready.model, ready.layers)
-    reasons = {name: _FACING if name in facing else _COSTLY for name in point.kept}
-    return _Choice(calibrated, search.points, point, tuned.settings(), notes=[_TUNED], reasons=reasons)
+    reasons = {
+        name: _FACING if name in facing else _COSTLY if name in whole.kept else _LIFTED for name in point.kept
+    }
+    return _Choice(calibrated, search.points, point, tuned.settings(), notes=notes, reasons=reasons)
 
 
 def _searched(ready: _Prepared, step: Step) -> _Choice:
@@ -221,12 +254,10 @@ def _searched(ready: _Prepared, step: Step) -> _Choice:
     point = search.all_int8()
     if search.satisfied(point):
         return _Choice(calibrated, search.points, point, asdict(options))
-    per_pixel = ready.macs / (REFERENCE.height * REFERENCE.width)
-    few = ranking_pairs(ready.verifier.pairs, len(ready.layers), per_pixel, ready.manifest.stride)
     # Not by the budget: what is kept is the drift, which holds for any.
     told = f"{options!r}{ROUNDING_VERSION}{ready.manifest.stride}"
     lines = job.cache / f"{stem}-{_digest(told)[:8]}.jsonl"
-    sensitivities = measure_layers(calibrated, Verifier(ready.model, few), job.budget, lines, step)
+    sensitivities = measure_layers(calibrated, ready.ranking(RANKED_ON), job.budget, lines, step)
     point = search.run(sensitivities)
     notes = search.warnings(point)
     return _Choice(calibrated, search.points, point, asdict(options), sensitivities, notes)

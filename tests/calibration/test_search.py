@@ -14,7 +14,7 @@ from sdps.calibration.budget import Point, Search
 from sdps.calibration.drift import Drift, DriftBudget, Pair, Verifier
 from sdps.calibration.recipe import Calibrated
 from sdps.calibration.report import Int8Report, pareto
-from sdps.calibration.sensitivity import Alone, Sensitivity, measure_layers, ranking_pairs
+from sdps.calibration.sensitivity import Alone, Sensitivity, by_gain, measure_layers, ranking_pairs
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.export.int8_request import refusal
@@ -93,6 +93,30 @@ def test_kept_sensitivities_are_read_against_the_budget_of_the_run(
     assert file.read_bytes() == kept  # nothing is measured again
     assert [r.noise for r in narrow] == [r.noise for r in wide]
     assert all(after.excess > before.excess for after, before in zip(narrow, wide, strict=True))
+
+
+def test_of_a_fine_tuned_network_what_spoils_the_others_is_lifted_out_first(
+    calibrated: Calibrated, verifier: Verifier, tmp_path: Path
+) -> None:
+    names = [layer.name for layer in calibrated.layers if layer.name in calibrated.quantised]
+    trained, never = names[-8:], frozenset(names[:-8])
+    spoilt = trained[3]
+    ranges = {name: calibrated.quantised[name] for name in trained}
+    ranges[spoilt] = replace(ranges[spoilt], scale=50 * ranges[spoilt].scale)
+    tuned, file = replace(calibrated, quantised=ranges), tmp_path / "without.jsonl"
+    order = by_gain(tuned, verifier, file)
+    assert order[0] == spoilt and sorted(order) == sorted(trained)
+    kept = file.read_bytes()
+    assert by_gain(tuned, verifier, file) == order and file.read_bytes() == kept
+
+    whole = Search(tuned, verifier, WIDE, 10**9, never=never).all_int8()
+    assert whole.kept == never
+    budget = DriftBudget(psnr_db=whole.drift.psnr_db + 3, shift=50)
+    search = Search(tuned, verifier, budget, 10**9, never=never)
+    assert search.all_int8().used > 1
+    point = search.lift(order, first=1)
+    assert search.satisfied(point) and point.share > 0
+    assert never | {spoilt} <= point.kept < never | set(trained)
 
 
 def test_lines_that_hold_another_budgets_share_are_measured_anew(

@@ -287,6 +287,19 @@ def test_export_takes_the_ranges_and_says_so(
     assert costly
     assert all("cost most for their work" in names[name] for name in costly)
 
+    # A bound that all of them miss by a little is kept without some.
+    near = str(report["chosen"]["psnr_to_fp32_db"] + 0.3)
+    given = [*arguments[:-4], "--min-psnr", near, "--max-mean-shift", "100", "--name", "near"]
+    result = CliRunner().invoke(export_app, [str(done / "best.safetensors"), *given])
+    assert result.exit_code == 0, result.output
+    (path,) = (tmp_path / "out").glob("near*.int8/report.json")
+    searched = json.loads(path.read_text())
+    assert 0 < searched["chosen"]["int8_macs_share"] < report["chosen"]["int8_macs_share"]
+    assert searched["chosen"]["psnr_to_fp32_db"] >= float(near)
+    lifted_now = {row["why"] for row in searched["kept"]} - {row["why"] for row in report["kept"]}
+    assert [why for why in lifted_now if "the other layers lose less" in why] and len(lifted_now) == 1
+    assert "lifted out of INT8" in result.stderr and any("lifted out" in note for note in searched["notes"])
+
     alone = tmp_path / "alone" / "best.safetensors"
     alone.parent.mkdir()
     alone.write_bytes((done / "best.safetensors").read_bytes())
