@@ -121,9 +121,10 @@ class Search:
         if best is None:  # no choice leaves a margin
             within = [point for point in self.points if point.used <= 1 and point.share > 0]
             return max(within, key=lambda p: p.share) if within else self.measure(frozenset(names))
-        lifted = [x for x in self.calibrated.layers if x.name in best.kept - self.never]
-        for layer in sorted(lifted, key=lambda x: x.macs, reverse=True)[: self.tries]:
-            point = self.measure(best.kept - {layer.name})
+        macs = {layer.name: layer.macs for layer in self.calibrated.layers}
+        lifted = [name for name in names if name in best.kept]
+        for name in sorted(lifted, key=macs.__getitem__, reverse=True)[: self.tries]:
+            point = self.measure(best.kept - {name})
             if self.satisfied(point):
                 best = point
         return best
