@@ -97,17 +97,8 @@ class Search:
         ranked = sorted(sensitivities, key=lambda s: s.noise / max(1, s.macs), reverse=True)
         facing = picture_facing(self.calibrated.model, self.calibrated.layers)
         names = sorted((entry.name for entry in ranked), key=lambda name: name not in facing)
-        return self.lift(names, len(facing))
-
-    def lift(self, names: Sequence[str], first: int = 0) -> Point:
-        """The chosen point, as `run` says it, where all that can be INT8 is too much.
-
-        Args:
-            names: Every layer that can be INT8, the first to be lifted out first.
-            first: How many of them are tried at first; 0 for a third of them.
-        """
         low, high = 0, len(names)  # `low` lifted do not suffice, `high` do: then nothing is INT8
-        next_try = first
+        next_try = len(facing)
         best: Point | None = None
         while high - low > 1:
             # Nearer to the low end: the first ones, with few MACs each, cost little to lift.
@@ -118,9 +109,32 @@ class Search:
                 high, best = middle, point
             else:
                 low = middle
-        if best is None:  # no choice leaves a margin
-            within = [point for point in self.points if point.used <= 1 and point.share > 0]
-            return max(within, key=lambda p: p.share) if within else self.measure(frozenset(names))
+        return self._nearest(names) if best is None else self._put_back(best, names)
+
+    def relieve(self, names: Sequence[str]) -> Point:
+        """The chosen point, as `run` says it, of a network that was fine-tuned for INT8.
+
+        Ever more layers are lifted out, each time half as many again, until the point is `satisfied`. No
+        bisection: more need not be better, as what is lifted out is missed by those that have learnt from it.
+
+        Args:
+            names: Every layer that can be INT8, the first to be lifted out first.
+        """
+        count = max(1, len(names) // 16)
+        while count < len(names):
+            point = self.measure(frozenset(names[:count]))
+            if self.satisfied(point):
+                return self._put_back(point, names)
+            count += -(-count // 2)
+        return self._nearest(names)
+
+    def _nearest(self, names: Sequence[str]) -> Point:
+        """Where no choice leaves a margin: the most INT8 within the budget, or none at all."""
+        within = [point for point in self.points if point.used <= 1 and point.share > 0]
+        return max(within, key=lambda p: p.share) if within else self.measure(frozenset(names))
+
+    def _put_back(self, best: Point, names: Sequence[str]) -> Point:
+        """Without those that need not be lifted out, tried the largest first."""
         macs = {layer.name: layer.macs for layer in self.calibrated.layers}
         lifted = [name for name in names if name in best.kept]
         for name in sorted(lifted, key=macs.__getitem__, reverse=True)[: self.tries]:

@@ -228,7 +228,7 @@ def _trained(ready: _Prepared, tuned: FineTuned, step: Step) -> _Choice:
         told = _digest(json.dumps(tuned.ranges.steps, sort_keys=True))[:8]
         lines = ready.job.cache / f"{_cache_key(ready.model, ready.chosen_set)}-{told}-without.jsonl"
         names = by_gain(calibrated, ready.ranking(len(ready.verifier.pairs)), lines, step)
-        point = search.lift(names, first=len(names) // 16)
+        point = search.relieve(names)
         notes += [
             f"All layers that were trained miss the drift budget ({ready.job.budget.explain(whole.drift)}): "
             f"{len(point.kept) - len(whole.kept)} of {len(names)} were lifted out of INT8.",

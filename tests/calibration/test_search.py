@@ -114,7 +114,7 @@ def test_of_a_fine_tuned_network_what_spoils_the_others_is_lifted_out_first(
     budget = DriftBudget(psnr_db=whole.drift.psnr_db + 3, shift=50)
     search = Search(tuned, verifier, budget, 10**9, never=never)
     assert search.all_int8().used > 1
-    point = search.lift(order, first=1)
+    point = search.relieve(order)
     assert search.satisfied(point) and point.share > 0
     assert never | {spoilt} <= point.kept < never | set(trained)
 
