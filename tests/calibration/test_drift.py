@@ -48,6 +48,18 @@ def inwards() -> onnx.ModelProto:
     )
 
 
+@pytest.fixture(scope="module")
+def brighter() -> onnx.ModelProto:
+    """Values above 128 become 210."""
+    node = onnx.helper.make_node
+    return graph(
+        node("Greater", [INPUT, "middle"], ["bright"]),
+        node("Where", ["bright", "white", INPUT], [OUTPUT]),
+        middle=np.array(128, np.uint8),
+        white=np.array(210, np.uint8),
+    )
+
+
 def flat(value: int, height: int = 64, width: int = 64) -> Image:
     return np.full((height, width, 3), value, np.uint8)
 
@@ -71,17 +83,23 @@ def test_colour_casts_that_cancel_in_the_mean_are_told(
     assert "colour shift 0.00 of 0.25 levels (2.00 in the worst picture)" in DriftBudget().explain(drift)
 
 
-def test_without_truth_the_worst_tile_is_told(same: onnx.ModelProto) -> None:
+def test_a_worst_tile_that_stands_alone_is_told_from_many(
+    same: onnx.ModelProto, brighter: onnx.ModelProto
+) -> None:
+    alike, other = Pair(flat(50), flat(60), "heavy"), Pair(flat(200), flat(190), "heavy")
+    alone = Verifier(same, [alike] * 199 + [other]).measure(brighter)
+    many = Verifier(same, [alike] * 190 + [other] * 10).measure(brighter)
+    twice = pytest.approx(20 * math.log10(2))  # an error of 10 levels becomes one of 20
+    assert (alone.tile_db, alone.tile_p99_db) == (twice, 0)
+    assert (many.tile_db, many.tile_p99_db) == (twice, twice)
+    assert alone.to_json()["p99_tile_db"] == 0
+    assert "worst tile 6.02 of 0.5 dB (99 of 100 at most 0.00)" in DriftBudget().explain(alone)
+
+
+def test_without_truth_the_worst_tile_is_told(same: onnx.ModelProto, brighter: onnx.ModelProto) -> None:
     picture = flat(128, 256, 384)
-    node = onnx.helper.make_node
     picture[128:, 256:] = 200
-    last_tile_brighter = graph(
-        node("Greater", [INPUT, "middle"], ["bright"]),
-        node("Where", ["bright", "white", INPUT], [OUTPUT]),
-        middle=np.array(128, np.uint8),
-        white=np.array(210, np.uint8),
-    )
-    drift = Verifier(same, [Pair(picture, None, "video")]).measure(last_tile_brighter)
+    drift = Verifier(same, [Pair(picture, None, "video")]).measure(brighter)
     alone = 10 * math.log10(255**2 / 10**2)
     assert drift.tile_psnr_db == pytest.approx(alone)
     assert drift.psnr_db == pytest.approx(alone + 10 * math.log10(6))
@@ -90,7 +108,7 @@ def test_without_truth_the_worst_tile_is_told(same: onnx.ModelProto) -> None:
 
 
 def test_a_stored_drift_comes_back_whole_or_not_at_all() -> None:
-    drift = Drift({"heavy": 0.1}, 0.2, {"heavy": (0.1, -0.2, 0.3)}, 44.0, 0.5, 0.7, 33.0)
+    drift = Drift({"heavy": 0.1}, 0.2, {"heavy": (0.1, -0.2, 0.3)}, 44.0, 0.5, 0.7, 33.0, 0.15)
     stored = json.loads(json.dumps(asdict(drift)))
     assert Drift.restored(stored) == drift
     del stored["picture_shift"]
