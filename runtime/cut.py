@@ -45,6 +45,7 @@ class Cut:
             source.close()
             raise UsageError(wrong, "Leave --start and --duration away, or correct them.")
         self.source, self.start, self.duration, self.every = source, start, duration, every
+        self._full = False  # the source had more than was asked for
         info = source.info
         frames = info.frames
         if frames is not None and timed:
@@ -64,6 +65,15 @@ class Cut:
     def skipped(self) -> int:
         """What could not be read."""
         return self.source.skipped
+
+    @property
+    def missing(self) -> float:
+        """Seconds of the part that the file says it has, and has not. To be asked when all was read."""
+        missing = 0.0 if self._full else getattr(self.source, "missing", 0.0)
+        if not missing or self.duration is None:
+            return missing
+        asked = self.start + self.duration - (getattr(self.source, "length", 0.0) - missing)
+        return max(0.0, min(missing, asked))
 
     @property
     def events(self) -> Events:
@@ -86,6 +96,7 @@ class Cut:
             if frame.time < self.start - grace:
                 continue
             if self.duration is not None and frame.time >= self.start + self.duration - grace:
+                self._full = True
                 return
             if found % self.every == 0:
                 time = max(0.0, frame.time - self.start)

@@ -186,8 +186,9 @@ def judge(summary: Summary, source: Source, limit: int | None) -> None:
         raise typer.Exit(128 + (summary.signal or signal.SIGINT))
     if not summary.written:
         raise SdpsError("Not one frame was written.", "Is the input complete, and longer than --start?")
-    video = source.info.kind == "video" and limit is None and summary.complete
-    missing = getattr(source, "missing", 0.0) if video and not source.info.cut else 0.0
+    to_its_end = summary.complete and (limit is None or summary.written < limit)
+    video = source.info.kind == "video" and to_its_end
+    missing = getattr(source, "missing", 0.0) if video else 0.0
     if missing:
         raise SdpsError(
             f"The input ended {missing:.1f} s too early, after {summary.written} frames.",

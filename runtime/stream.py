@@ -51,11 +51,6 @@ class StreamInfo:
     offset: float = 0.0
     duration: float = math.inf
 
-    @property
-    def cut(self) -> bool:
-        """Whether the reading may end before the file does."""
-        return self.duration < math.inf
-
 
 class SourceRefused(SourceError):  # noqa: N818 - it reads as what it is
     """The server or device does not let this user in; asking again would lock them out."""

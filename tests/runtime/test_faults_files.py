@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,8 +17,9 @@ import av
 import numpy as np
 import pytest
 
-from sdps.core.errors import SinkError, SourceError, UsageError
+from sdps.core.errors import SdpsError, SinkError, SourceError, UsageError
 from sdps.runtime.pipeline import Pipeline
+from sdps.runtime.run_view import judge
 from sdps.runtime.sinks import open_sink
 from sdps.runtime.sources import open_source
 from sdps.runtime.stream import StreamInfo
@@ -34,18 +36,48 @@ def sdps_run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False, timeout=60)
 
 
-def test_fault_17_half_an_mp4_ends_with_an_error(make_video: MakeVideo, tmp_path: Path) -> None:
-    """Its index stands first, so it opens as if it were whole; OpenCV would say nothing."""
+@pytest.fixture
+def half(make_video: MakeVideo, tmp_path: Path) -> Path:
+    """The first half of a film of four seconds. Its index stands first, so it opens as if it were whole."""
     plain = make_video("plain.mp4", times=100, noisy=True)
     source = open_source(str(plain))
     Pipeline(source, lambda image: image, open_sink(str(tmp_path / "whole.mp4"), source.info)).run()
     data = (tmp_path / "whole.mp4").read_bytes()
-    (tmp_path / "half.mp4").write_bytes(data[: len(data) // 2])
-    done = sdps_run("--input", str(tmp_path / "half.mp4"), "--output", str(tmp_path / "out.mp4"))
+    (path := tmp_path / "half.mp4").write_bytes(data[: len(data) // 2])
+    return path
+
+
+def test_fault_17_half_an_mp4_ends_with_an_error(half: Path, tmp_path: Path) -> None:
+    """OpenCV would say nothing."""
+    done = sdps_run("--input", str(half), "--output", str(tmp_path / "out.mp4"))
     assert done.returncode == 1
     frames = len(probe(tmp_path / "out.mp4").frames)
     assert 20 < frames < 80
     assert f"s too early, after {frames} frames" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("start", "duration", "limit", "lost"),
+    [
+        (0, 1.0, None, 0),  # is all there
+        (0, None, 25, 0),
+        (0.5, 1.0, 90, 0),
+        (0.5, 3.0, None, 1.5),
+        (1.0, None, None, 2),
+        (0, 100.0, None, 2),  # of which the film never had 96
+        (0, None, 90, 2),
+    ],
+)
+def test_a_part_of_a_cut_off_film_is_whole_or_not(
+    half: Path, start: float, duration: float | None, limit: int | None, lost: float
+) -> None:
+    source = open_source(str(half), start=start, duration=duration)
+    summary = Pipeline(source, lambda image: image, Collector(), limit=limit).run()
+    with pytest.raises(SdpsError, match=r"too early") if lost else contextlib.nullcontext() as caught:
+        judge(summary, source, limit)
+    if caught:
+        seconds = float(re.findall(r"[\d.]+", str(caught.value))[0])
+        assert seconds == pytest.approx(lost, abs=0.4)
 
 
 def test_fault_18_corrupt_bytes_are_skipped_and_counted(make_video: MakeVideo, tmp_path: Path) -> None:
@@ -72,6 +104,7 @@ import sys, time
 from tests.runtime.live import Fake, ticking
 from sdps.runtime.live_source import LiveSource
 from sdps.runtime.pipeline import Pipeline
+from sdps.runtime.run_view import judge
 from sdps.runtime.sinks import open_sink
 import numpy as np
 rng = np.random.default_rng(0)
