@@ -5,6 +5,7 @@ Results go to standard output, talk and progress to standard error, so that pipe
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import math
@@ -15,7 +16,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType, ModuleType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar, cast
 
 from sdps.core.cache import home_folder
 from sdps.core.errors import MissingDependency, SdpsError, UsageError
@@ -79,6 +80,25 @@ def _refuse_nan(options: Mapping[str, Any]) -> None:
             raise UsageError(f"--{name.replace('_', '-')} nan is no number.", "Give one.")
 
 
+class Heard:
+    """Standard error, which may be gone: where a terminal is closed nobody listens, and the work goes on."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self.file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self.file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+
 @contextmanager
 def _terminable() -> Iterator[list[int]]:
     """SIGTERM ends what runs as Ctrl-C does, so that nothing temporary stays behind; a second one ends it at
@@ -110,23 +130,24 @@ def _terminable() -> Iterator[list[int]]:
 
 def failing_clearly(command: Command) -> Command:
     """Turns an SdpsError of a command into one line on standard error and its exit code; Ctrl-C and SIGTERM
-    end it with 130 and 143."""
+    end it with 130 and 143. A terminal that is gone ends nothing."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         told: list[int] = []
-        try:
-            with _terminable() as told:
-                _refuse_nan(kwargs)
-                return command(*args, **kwargs)
-        except SdpsError as error:
-            from rich.console import Console
+        with contextlib.redirect_stderr(cast(TextIO, Heard(sys.stderr))):
+            try:
+                with _terminable() as told:
+                    _refuse_nan(kwargs)
+                    return command(*args, **kwargs)
+            except SdpsError as error:
+                from rich.console import Console
 
-            Console(stderr=True, soft_wrap=True, highlight=False).print("[bold red]error:[/]", end=" ")
-            sys.stderr.write(f"{error}\n")
-            sys.exit(error.exit_code)
-        except KeyboardInterrupt:
-            sys.stderr.write("terminated\n" if told else "interrupted\n")
-            sys.exit(128 + (told[0] if told else signal.SIGINT))
+                Console(stderr=True, soft_wrap=True, highlight=False).print("[bold red]error:[/]", end=" ")
+                sys.stderr.write(f"{error}\n")
+                sys.exit(error.exit_code)
+            except KeyboardInterrupt:
+                sys.stderr.write("terminated\n" if told else "interrupted\n")
+                sys.exit(128 + (told[0] if told else signal.SIGINT))
 
     return wrapped  # type: ignore[return-value]

@@ -132,13 +132,13 @@ def run(
     from sdps.runtime.anytime import parse_exit
     from sdps.runtime.derainer import Derainer
     from sdps.runtime.record import HEALTH, LOG, refuse_taken, report_path
-    from sdps.runtime.run_view import Heard, RunView, judge, sentence
+    from sdps.runtime.run_view import RunView, judge, sentence
     from sdps.runtime.sinks import open_sink
     from sdps.runtime.sources import open_source
 
     def say(text: str) -> None:
         if not quiet:
-            Heard(sys.stderr).write(text + "\n")
+            sys.stderr.write(text + "\n")
 
     number, target_ms = parse_exit(exit, latency_target)
     outputs = output or [_default_output()]

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import signal
-import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -20,25 +19,6 @@ from sdps.runtime.pipeline import Pipeline
 from sdps.runtime.record import HealthFile, JsonLog
 from sdps.runtime.stream import Sink, Source
 from sdps.runtime.summary import Summary, percentile_ms
-
-
-class Heard:
-    """Standard error, which may be gone: where a terminal is closed nobody listens, and the run goes on."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self.file = file
-
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
-            self.file.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with contextlib.suppress(OSError):
-            self.file.flush()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.file, name)
 
 
 class RunView:
@@ -60,7 +40,7 @@ class RunView:
         health: Path | None = None,
     ) -> None:
         self.source, self.sink, self.quiet, self.limit = source, sink, quiet, limit
-        self.console = Console(file=cast(IO[str], Heard(sys.stderr)), soft_wrap=True, highlight=False)
+        self.console = Console(stderr=True, soft_wrap=True, highlight=False)
         self.health = health
         self.log: JsonLog | None = None
         try:

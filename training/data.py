@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import sys
@@ -168,7 +169,8 @@ def _say(text: str) -> None:
     if get_worker_info() is None:
         print(text, file=sys.stderr, flush=True)
     else:  # past sys.stderr, which may be the progress bar's, with a lock that was held at the fork
-        os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
+        with contextlib.suppress(OSError):  # nobody listens
+            os.write(2, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 class Source(Protocol):

@@ -1,9 +1,10 @@
-"""How a command says that a package is not there, or is and breaks; that an argument is empty; and how a
-signal ends it."""
+"""How a command says that a package is not there, or is and breaks; that an argument is empty; how a signal
+ends it, and that a terminal which is gone does not."""
 
 from __future__ import annotations
 
 import importlib
+import os
 import signal
 import subprocess
 import sys
@@ -55,6 +56,43 @@ def test_a_signal_ends_a_command_and_leaves_nothing(number: int, said: str, tmp_
         _, stderr = process.communicate(timeout=30)
     assert (process.returncode, stderr) == (128 + number, f"{said}\n")
     assert not list(tmp_path.iterdir())
+
+
+TALKING = """
+import sys, time, typer
+from pathlib import Path
+from rich.console import Console
+from rich.progress import track
+from sdps.core.console import failing_clearly
+from sdps.core.errors import SdpsError
+
+@failing_clearly
+def command(path):
+    sys.stderr.write("begun\\n")
+    while not path.with_name("gone").exists():
+        time.sleep(0.01)
+    for _ in track(range(3), console=Console(stderr=True)):
+        typer.echo("half way", err=True)
+        print("still there", file=sys.stderr, flush=True)
+        time.sleep(0.2)
+    path.write_text("done")
+    raise SdpsError("It is over.", "Nobody hears this.")
+
+command(Path(sys.argv[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="no such terminals here")
+def test_a_terminal_that_is_gone_does_not_end_the_work(tmp_path: Path) -> None:
+    ours, theirs = os.openpty()
+    command = [sys.executable, "-c", TALKING, str(tmp_path / "result")]
+    with subprocess.Popen(command, stderr=theirs, start_new_session=True) as process:
+        os.close(theirs)
+        assert os.read(ours, 100).startswith(b"begun")
+        os.close(ours)
+        (tmp_path / "gone").touch()
+        assert process.wait(timeout=20) == 1
+    assert (tmp_path / "result").read_text() == "done"
 
 
 @pytest.mark.parametrize(
