@@ -57,7 +57,7 @@ class Drift:
             in a group's mean such shifts may cancel.
         tile_psnr_db: Least PSNR of a tile against FP32's.
         tile_p99_db: What 99 of 100 tiles lose at most against the ground truth: whether the worst one
-            stands alone.
+            stands alone. Of less than 100 tiles the worst.
     """
 
     loss_db: Mapping[str, float]
@@ -204,7 +204,8 @@ class Verifier:
             red, green, blue = np.mean(values, axis=0)
             shift[key] = (float(red), float(green), float(blue))
         loss = {key: float(np.mean(values)) for key, values in losses.items()}
-        worst, usual = (max(0.0, float(np.percentile(tiles or [0.0], share))) for share in (100, 99))
+        ranked = np.percentile(tiles or [0.0], [99, 100], method="inverted_cdf")  # not between two tiles
+        usual, worst = (max(0.0, float(value)) for value in ranked)
         return Drift(loss, worst, shift, psnr, float(np.mean(noise)), picture_shift, tile_psnr, usual)
 
 

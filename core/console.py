@@ -6,6 +6,7 @@ Results go to standard output, talk and progress to standard error, so that pipe
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import importlib
 import math
@@ -15,8 +16,9 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType, ModuleType
-from typing import Any, TextIO, TypeVar, cast
+from typing import IO, Any, TextIO, TypeVar, cast
 
 from sdps.core.cache import home_folder
 from sdps.core.errors import MissingDependency, SdpsError, UsageError
@@ -83,20 +85,49 @@ def _refuse_nan(options: Mapping[str, Any]) -> None:
 class Heard:
     """Standard error, which may be gone: where a terminal is closed nobody listens, and the work goes on."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: IO[Any]) -> None:
         self.file = file
 
-    def write(self, text: str) -> int:
-        with contextlib.suppress(OSError):
+    @property
+    def buffer(self) -> Heard:
+        """Typer writes there where the stream's encoding is ASCII."""
+        return Heard(cast(TextIO, self.file).buffer)
+
+    def write(self, text: Any) -> int:
+        with self._going_on():
             self.file.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with contextlib.suppress(OSError):
+        with self._going_on():
             self.file.flush()
+
+    @contextmanager
+    def _going_on(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            if error.errno in (errno.EIO, errno.EPIPE):  # it does not come back
+                # What it still holds would be written when Python ends, and make that a failure.
+                with contextlib.suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+                    os.dup2(nowhere.fileno(), self.file.fileno())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.file, name)
+
+
+def fill_standard_files() -> None:
+    """Puts nothing in the place of standard files that are closed: what is opened would take their numbers,
+    and whatever a library says would be written into it."""
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
+            setattr(sys, name, os.fdopen(number, mode))
+        else:
+            if getattr(sys, name) is None:  # its number is another file's by now
+                setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 @contextmanager
@@ -130,11 +161,12 @@ def _terminable() -> Iterator[list[int]]:
 
 def failing_clearly(command: Command) -> Command:
     """Turns an SdpsError of a command into one line on standard error and its exit code; Ctrl-C and SIGTERM
-    end it with 130 and 143. A terminal that is gone ends nothing."""
+    end it with 130 and 143. Standard error that is gone or closed ends nothing."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
         told: list[int] = []
+        fill_standard_files()
         with contextlib.redirect_stderr(cast(TextIO, Heard(sys.stderr))):
             try:
                 with _terminable() as told:

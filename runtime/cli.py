@@ -16,7 +16,7 @@ from typing import Annotated
 import typer
 
 from sdps.core.command import Command, new_app
-from sdps.core.console import failing_clearly, version_printer
+from sdps.core.console import failing_clearly, fill_standard_files, version_printer
 from sdps.core.errors import UsageError
 
 app = new_app()
@@ -229,28 +229,18 @@ def _default_output() -> str:
     return "window"
 
 
-def _fill_standard_files() -> None:
-    """Puts nothing in the place of standard files that are closed: the film would take their numbers, and
-    whatever a library says would be written into it."""
-    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
-            setattr(sys, name, os.fdopen(number, mode))
-
-
 def main() -> None:
     """Console entry point."""
-    _fill_standard_files()
+    fill_standard_files()
     try:
         app()
     except SystemExit as end:
         # After an interruption a thread may still be deep in an engine or a driver, and the
         # interpreter's own end would take their libraries away beneath it, which aborts.
         if any(thread.name.startswith("sdps-") for thread in threading.enumerate()):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(OSError):  # who listened may be gone
+                    stream.flush()
             os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
         raise
 

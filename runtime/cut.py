@@ -72,8 +72,9 @@ class Cut:
         missing = 0.0 if self._full else getattr(self.source, "missing", 0.0)
         if not missing or self.duration is None:
             return missing
-        asked = self.start + self.duration - (getattr(self.source, "length", 0.0) - missing)
-        return max(0.0, min(missing, asked))
+        asked = self.start + self.duration - getattr(self.source, "ended", 0.0)
+        # As little as `VideoSource.missing` lets pass, too.
+        return min(missing, asked) if asked > 0.05 * self.duration + 2 / float(self.source.info.fps) else 0.0
 
     @property
     def events(self) -> Events:

@@ -135,6 +135,11 @@ class VideoSource:
         return None
 
     @property
+    def ended(self) -> float:
+        """The end of what was read until now, in seconds from the first picture or sound."""
+        return self.newest - self.info.offset
+
+    @property
     def missing(self) -> float:
         """Seconds at the end that the file says it has, and for which it held neither a picture nor a sound:
         it is cut off. To be asked when all was read. A twentieth and two frames are not counted."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,7 +20,7 @@ from sdps.core.errors import MissingDependency, SdpsError, UsageError
 if TYPE_CHECKING:
     from sdps.core.frame import Image
     from sdps.training.eval_sets import PictureSet
-    from sdps.training.protocol import PictureScore
+    from sdps.training.protocol import Mean, PictureScore
     from sdps.training.restorers import Restorer
     from sdps.training.worst_sheet import WorstSheet
 
@@ -287,24 +287,41 @@ def _report(
     from sdps.training.protocol import means
 
     found = {name: means(scores) for name, scores in tally.scores.items()}
-    # First what needs no disk: a full one should not cost the table.
-    if as_json:
-        typer.echo(report.to_json(model, found, unread, part))
-    else:
-        report.show(model, found, part)
-    if out:
-        csv_path, json_path, sheet_path = (out / name for name in FILES)
-        written: list[str] = []
-        try:
-            report.write_csv(csv_path, tally.scores)
-            written.append(str(csv_path))
-            report.write_means(json_path, model, found, unread, part)
-            written.append(json_path.name)
-            sheet.write(sheet_path)
-            written.append(sheet_path.name)
-        finally:
-            if written:
-                typer.echo(report.printable(f"wrote {_listed(written, 'and')}"), err=True)
+    # First what needs no disk, as a full one should not cost the table; nor who does not listen the files.
+    try:
+        if as_json:
+            typer.echo(report.to_json(model, found, unread, part))
+        else:
+            report.show(model, found, part)
+    finally:
+        if out:
+            _write(model, tally, found, unread, part, sheet, out)
+
+
+def _write(
+    model: str,
+    tally: Tally,
+    found: Mapping[str, list[Mean]],
+    unread: list[str],
+    part: str,
+    sheet: WorstSheet,
+    out: Path,
+) -> None:
+    """The files of `_report`."""
+    from sdps.training import report
+
+    csv_path, json_path, sheet_path = (out / name for name in FILES)
+    written: list[str] = []
+    try:
+        report.write_csv(csv_path, tally.scores)
+        written.append(str(csv_path))
+        report.write_means(json_path, model, found, unread, part)
+        written.append(json_path.name)
+        sheet.write(sheet_path)
+        written.append(sheet_path.name)
+    finally:
+        if written:
+            typer.echo(report.printable(f"wrote {_listed(written, 'and')}"), err=True)
 
 
 def _listed(words: list[str], last: str) -> str:

@@ -279,8 +279,8 @@ class _Leg:
             self.screen.say(f"step {trainer.step}: the validation failed, and training goes on: {wrong}")
         value = overall(groups)
         entry = self._entry(groups, wrong)
-        # What follows a teacher is to come near it, not to restore better: the last is the best then.
-        if value > self.notes["best"] or (trainer.teacher is not None and value > -math.inf):
+        # Fine-tuning for INT8 is to come near its FP32 network, not to restore better: the last is best then.
+        if value > self.notes["best"] or (self.folder.original is not None and value > -math.inf):
             self.notes["best"] = value
             self.folder.save_weights(trainer, "best")
         self.folder.log(entry)

@@ -76,22 +76,35 @@ def command(path):
         print("still there", file=sys.stderr, flush=True)
         time.sleep(0.2)
     path.write_text("done")
-    raise SdpsError("It is over.", "Nobody hears this.")
+    if sys.argv[2]:
+        raise SdpsError("It is over.", "Nobody hears this.")
 
 command(Path(sys.argv[1]))
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "openpty"), reason="no such terminals here")
-def test_a_terminal_that_is_gone_does_not_end_the_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("fails", "set_too"), [("", {}), ("yes", {}), ("", {"PYTHONIOENCODING": "ascii"})])
+def test_a_terminal_that_is_gone_does_not_end_the_work(
+    fails: str, set_too: dict[str, str], tmp_path: Path
+) -> None:
     ours, theirs = os.openpty()
     command = [sys.executable, "-c", TALKING, str(tmp_path / "result")]
-    with subprocess.Popen(command, stderr=theirs, start_new_session=True) as process:
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"} | set_too
+    with subprocess.Popen([*command, fails], stderr=theirs, start_new_session=True, env=env) as process:
         os.close(theirs)
         assert os.read(ours, 100).startswith(b"begun")
         os.close(ours)
         (tmp_path / "gone").touch()
-        assert process.wait(timeout=20) == 1
+        assert process.wait(timeout=20) == (1 if fails else 0)
+    assert (tmp_path / "result").read_text() == "done"
+
+
+def test_no_standard_error_is_no_failure(tmp_path: Path) -> None:
+    (tmp_path / "gone").touch()
+    command = [sys.executable, "-c", TALKING, str(tmp_path / "result"), ""]
+    done = subprocess.run(["sh", "-c", '"$@" 2>&-', "sh", *command], check=False, timeout=20)
+    assert done.returncode == 0
     assert (tmp_path / "result").read_text() == "done"
 
 
