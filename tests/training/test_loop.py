@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -33,7 +35,7 @@ from sdps.training.pictures import choose, hold_out, load_folder
 from sdps.training.recipe import Clock, Recipe
 from sdps.training.run_folder import RunFolder
 from sdps.training.trainer import Trainer, open_fabric
-from sdps.training.validation import Validate, on_photos
+from sdps.training.validation import Group, Validate, on_photos
 
 torch.set_num_threads(1)  # in spawned processes too: sums in another order are other losses
 NET = SDPSFNetConfig(tau=0, features=4, scale_unet=4, scale_orb=4, cabs=1, psf_channels=8)
@@ -363,6 +365,17 @@ def test_the_command_takes_a_teacher_and_goes_on_with_the_same_only(tmp_path: Pa
     for wrong in (["--teacher-share", "0.5"], ["--teacher", "sdps-small", "--qat", "sdps-nano"]):
         assert CliRunner().invoke(app, [*arguments, *wrong]).exit_code == 2
     assert "learns from" in CliRunner().invoke(app, ["--teacher", "sdps-small", "--qat", "sdps-nano"]).output
+
+
+def test_the_best_of_a_taught_run_is_the_best_and_not_the_last(tmp_path: Path) -> None:
+    scores = iter([20.0, 25.0, *[22.0] * 10])
+    recipe = replace(QUICK, taught=0.5)
+    trainer = Trainer(SDPSFNet(NET), source := PhotoSource(PHOTOS), recipe, teacher=SDPSFNet(NET))
+    folder = RunFolder(tmp_path, source)
+    ending = train(trainer, folder, lambda network: [Group("heavy", 13.0, next(scores), 0.5, 0.0)], OFTEN)
+    assert ending.best == 25
+    with safe_open(tmp_path / "best.safetensors", "np") as best:
+        assert best.metadata()["step"] == "2"
 
 
 STARVED = """
