@@ -104,7 +104,8 @@ def train(
 
     Raises:
         UsageError: another process trains there, or the run there is of other pictures or options.
-        TrainingError: the device failed, or PATIENCE steps in a row were not finite.
+        TrainingError: the device failed, a process that prepares batches was killed, or PATIENCE
+            steps in a row were not finite.
         SourceError: no picture can be read any more; the steps until then are saved.
         SdpsError: `last.pt` is damaged, or cannot be written.
     """
@@ -325,9 +326,13 @@ def _diverged(step: int, lost: int, saved: int) -> TrainingError:
 
 @contextmanager
 def _failing_clearly(trainer: Trainer, saved: int) -> Iterator[None]:
-    """Says in a line what a lost device or full memory means for the run."""
+    """Says in a line what a lost device, full memory or a killed process means for the run."""
     try:
         yield
+    except (ConnectionError, EOFError, FileNotFoundError) as error:
+        if not trainer.workers:
+            raise
+        raise _worker_killed(trainer.step, saved) from error  # while it handed over a batch
     except RuntimeError as error:  # PyTorch has no narrower class for either on all its devices
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "memory" in text:
@@ -340,7 +345,16 @@ def _failing_clearly(trainer: Trainer, saved: int) -> Iterator[None]:
                 f"The device failed at step {trainer.step}: {text}",
                 f"The same command goes on from step {saved}.",
             ) from error
+        if "DataLoader worker" in text:
+            raise _worker_killed(trainer.step, saved) from error
         raise
+
+
+def _worker_killed(step: int, saved: int) -> TrainingError:
+    return TrainingError(
+        f"A process that prepares batches was killed at step {step}, perhaps for want of memory.",
+        f"The same command goes on from step {saved}; fewer --workers need less memory.",
+    )
 
 
 def _fit(trainer: Trainer, seconds_left: float, steps_per_second: float) -> None:

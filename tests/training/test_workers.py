@@ -18,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from sdps.core.errors import SourceError
+from sdps.core.errors import SourceError, TrainingError
 from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.training.data import PairSource, PhotoSource, Source
 from sdps.training.datasets import Pair
@@ -141,5 +141,7 @@ def test_where_a_process_is_killed_the_others_are_ended(tmp_path: Path) -> None:
     def happens() -> None:
         os.kill(workers_here()[0].pid or 0, signal.SIGKILL)
 
-    with pytest.raises(RuntimeError, match="worker"):
+    with pytest.raises(TrainingError) as told:  # whether it was waiting or handed over a batch
         run(tmp_path, happens)
+    assert told.value.message.startswith("A process that prepares batches was killed at step 2")
+    assert told.value.remedy == "The same command goes on from step 0; fewer --workers need less memory."
