@@ -19,6 +19,7 @@ from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
 from sdps.training.datasets import Pair, read_pair
 from sdps.training.rain import RainField, render, sample_rain
+from sdps.training.recording import recorded
 
 MIX = {"any": 0.25, "heavy": 0.24, "medium": 0.13, "light": 0.19, "drizzle": 0.10, "": 0.09}
 """Share of each rain look in training; '' is a dry picture, which must come out as it went in."""
@@ -26,7 +27,7 @@ SHRUNK, FINEST = 0.65, 5.0
 """Share of the patches that are cut larger and shrunk, and by how much at most."""
 
 
-PATCHES_VERSION = 2
+PATCHES_VERSION = 3
 """Counts the changes to what is cut and how it rains: a run goes on with the patches it began with."""
 
 
@@ -81,14 +82,17 @@ class RainyPatches(Patches):
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, index))
-        clean = torch.from_numpy(self._cut(rng)).permute(2, 0, 1).float() / 255
+        clean = self._cut(rng)
         look = str(rng.choice(list(MIX), p=list(MIX.values())))
-        if not look:
-            return clean, clean
+        rainy = self._rained(rng, clean, look) if look else clean
+        rainy, clean = recorded(rng, rainy, clean)
+        return _tensor(rainy), _tensor(clean)
+
+    def _rained(self, rng: np.random.Generator, clean: Image, look: str) -> Image:
         field = RainField(sample_rain(rng, look), self.patch, self.patch, seed=int(rng.integers(2**31)))
-        rainy = render(clean, field)
+        rainy = render(_tensor(clean), field)
         # What a network sees later is 8-bit.
-        return (rainy * 255).round() / 255, clean
+        return (rainy * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
 
     def _cut(self, rng: np.random.Generator) -> Image:
         photo = self.photos[int(rng.choice(len(self.photos), p=self.chances))]
@@ -147,8 +151,7 @@ class PairPatches(Patches):
 
         def cut(image: Image) -> Tensor:
             part = np.rot90(image[top : top + self.patch, left : left + self.patch], turns)
-            part = part[:, ::-1] if flip else part
-            return torch.from_numpy(np.ascontiguousarray(part)).permute(2, 0, 1).float() / 255
+            return _tensor(part[:, ::-1] if flip else part)
 
         return cut(rainy), cut(clean)
 
@@ -162,6 +165,11 @@ class PairPatches(Patches):
                     self.named[place] = 1
                     _say(f"skipped {error.message}")
         raise SourceError("None of the training pictures can be read.", "Are they still there?")
+
+
+def _tensor(image: Image) -> Tensor:
+    """(H, W, 3) uint8 as float32 [3,H,W] in 0..1."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).float() / 255
 
 
 def _say(text: str) -> None:

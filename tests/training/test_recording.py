@@ -1,0 +1,79 @@
+"""What recording does to pictures, on the bundled one."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image as Pillow
+
+from sdps.core.frame import Image
+from sdps.core.metrics import psnr
+from sdps.core.samples import PICTURE, sample
+from sdps.training import recording
+from sdps.training.evaluate import held_out
+from sdps.training.recording import jpeg, recorded
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image:
+    with Pillow.open(sample(PICTURE)) as opened:
+        return np.ascontiguousarray(np.asarray(opened.convert("RGB"))[100:260, 200:360])
+
+
+@pytest.mark.parametrize("quality", [40, 75, 97])
+def test_jpeg_is_that_of_another_library(quality: int, picture: Image) -> None:
+    """Both are libjpeg's, whose decoders may smooth colour in other ways."""
+    stored = io.BytesIO()
+    Pillow.fromarray(picture).save(stored, "jpeg", quality=quality, subsampling=2)
+    theirs = np.asarray(Pillow.open(stored))
+    ours = jpeg(picture, quality)
+    assert psnr(ours, picture) == pytest.approx(psnr(theirs, picture), abs=0.2)
+    assert psnr(ours, theirs) > psnr(ours, picture) + 6
+
+
+def test_a_part_of_a_compressed_picture_has_its_blocks_elsewhere(picture: Image) -> None:
+    """A jump of colour is spread over its block of 8 pixels, and not over the next one."""
+    halves = np.full((32, 32, 3), 60, np.uint8)
+    halves[:, 12:] = 190
+    for left in range(8):
+        changed = np.abs(jpeg(halves, 40, False, (0, left)).astype(int) - halves).max((0, 2)) > 3
+        blocks = (np.arange(32) + left) // 8
+        assert set(blocks[changed]) == ({(12 + left) // 8} if left != 4 else set())
+    assert jpeg(picture, 75, True, (5, 2)).shape == picture.shape
+
+
+def test_all_pictures_of_a_scene_are_recorded_alike(picture: Image) -> None:
+    other = picture[::-1].copy()
+    changed = 0
+    for seed in range(200):
+        first, second, third = recorded(np.random.default_rng(seed), picture, other, picture)
+        assert np.array_equal(first, third)
+        assert first.dtype == np.uint8
+        assert first.shape == picture.shape
+        changed += not np.array_equal(first, picture)
+        assert np.array_equal(first, picture) == np.array_equal(second, other)
+    untouched = (1 - recording.COMPRESSED) * (1 - recording.FILTERED) * (1 - recording.NOISY)
+    assert changed == pytest.approx(200 * (1 - untouched), abs=21)  # three standard deviations
+
+
+@pytest.mark.parametrize(
+    ("what", "least", "most"), [("COMPRESSED", 28, 50), ("FILTERED", 18, 50), ("NOISY", 32, 53)]
+)
+def test_each_is_as_strong_as_cameras_are(
+    what: str, least: float, most: float, picture: Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("COMPRESSED", "FILTERED", "NOISY"):
+        monkeypatch.setattr(recording, name, float(name == what))
+    values = [psnr(recorded(np.random.default_rng(seed), picture)[0], picture) for seed in range(60)]
+    assert least < min(values) < max(values) < most
+
+
+def test_held_out_pictures_are_compressed_with_their_clean_ones(photographs: object) -> None:
+    (name, rainy, clean), (plain_name, plain_rainy, plain) = (
+        next(held_out(look, 1)) for look in ("heavy+jpeg", "heavy")
+    )
+    assert name == plain_name
+    assert 28 < psnr(clean, plain) < 45
+    assert np.array_equal(jpeg(plain_rainy, 75), rainy)

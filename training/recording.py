@@ -1,0 +1,73 @@
+"""What recording makes of a picture that it rained on: noise, softness or sharpening, compression.
+
+Rendered rain is exact to the last bit; that of a camera is not. JPEG and H.264 smear a streak over
+blocks of 8 pixels and ring beside it, and a network that never saw that takes it for texture: with
+JPEG of quality 85, one trained on exact rain gains 1 dB less in heavy rain and half as much in light.
+The clean picture is recorded the same way, with the same noise: what is to come out is what the camera
+would have recorded without rain, and a dry picture stays as it is.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sdps.core.console import need
+from sdps.core.frame import Image
+
+COMPRESSED, FILTERED, NOISY = 0.40, 0.15, 0.10
+"""Share of the patches that are compressed, softened or sharpened, and noisy."""
+QUALITY = (40, 97)
+"""Of JPEG: from a web camera on a thin line to a photograph."""
+NOISE = (0.5, 6.0)
+"""Standard deviation in levels of 255, drawn log-uniformly."""
+
+
+def recorded(rng: np.random.Generator, *images: Image) -> list[Image]:
+    """Pictures of one scene as one camera would have recorded them.
+
+    Args:
+        rng: Decides what happens to them; often nothing does.
+        images: (H, W, 3) uint8 RGB, of one size. All of them get the same.
+    """
+    noisy, filtered, compressed = rng.random(3) < (NOISY, FILTERED, COMPRESSED)
+    result = list(images)
+    if noisy:
+        deviation = float(np.exp(rng.uniform(*np.log(NOISE))))
+        noise = rng.normal(0, deviation, images[0].shape).astype(np.float32)
+        result = [np.clip(image + noise, 0, 255).round().astype(np.uint8) for image in result]
+    if filtered:
+        amount = float(rng.choice([-1.0, rng.uniform(0.2, 0.8)]))  # -1 leaves nothing but the soft picture
+        deviation = float(rng.uniform(0.4, 1.2))
+        result = [_sharpened(image, deviation, amount) for image in result]
+    if compressed:
+        quality, halved = int(rng.integers(QUALITY[0], QUALITY[1] + 1)), bool(rng.random() < 0.7)
+        top, left = (int(start) for start in rng.integers(8, size=2))
+        result = [jpeg(image, quality, halved, (top, left)) for image in result]
+    return result
+
+
+def jpeg(image: Image, quality: int, halved: bool = True, start: tuple[int, int] = (0, 0)) -> Image:
+    """A picture, (H, W, 3) uint8 RGB, after JPEG compression.
+
+    Args:
+        quality: 1 to 100, in the scale of the Independent JPEG Group.
+        halved: Whether colour has half the resolution (4:2:0), as nearly always in video.
+        start: (down, right) pixels by which the compressed picture begins before this one, which may be
+            a part of it: blocks of 8 pixels then lie elsewhere.
+    """
+    cv2 = need("cv2")
+    sampling = cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420 if halved else cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling]
+    top, left = start
+    whole = np.pad(image, ((top, 0), (left, 0), (0, 0)), mode="edge")
+    data = cv2.imencode(".jpg", whole[:, :, ::-1], options)[1]
+    decoded: Image = cv2.imdecode(data, cv2.IMREAD_COLOR)[top:, left:, ::-1]
+    return np.ascontiguousarray(decoded)
+
+
+def _sharpened(image: Image, deviation: float, amount: float) -> Image:
+    """The picture and `amount` times what a Gaussian blur takes from it; -1 is the blur alone."""
+    cv2 = need("cv2")
+    soft = cv2.GaussianBlur(image, (0, 0), deviation)
+    sharpened: Image = cv2.addWeighted(image, 1 + amount, soft, -amount, 0)
+    return sharpened
