@@ -1,7 +1,8 @@
 """`python -m sdps.training.contact_sheet FILE.jpg`: what the rain renderer does, on one sheet.
 
-Rows: each look on held-out photographs; a veil, refracting drops and hard streaks; another renderer's
-rain (`foreign_rain.py`); and four frames of falling rain, one after the other.
+Rows: each look on held-out photographs; a veil, refracting drops and hard streaks; what compression leaves of
+rain (`recording.py`); another renderer's rain (`foreign_rain.py`); and four frames of falling rain, one after
+the other.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from sdps.core.frame import Image
 from sdps.training.foreign_rain import foreign_rain
 from sdps.training.photos import load_split
 from sdps.training.rain import Rain, RainField, render, sample_rain
+from sdps.training.recording import jpeg
 
 CELL = (213, 320)
 """Height and width of a picture on the sheet."""
@@ -26,6 +28,8 @@ COLUMNS = 4
 PICTURES = (0, 3, 6, 10)
 """Of the held-out photographs."""
 LOOKS = ("drizzle", "light", "medium", "heavy")
+QUALITIES = (90, 70, 40)
+"""Of JPEG."""
 FALLING = Rain(rate=30, coverage=0.25, opacity=0.8, length=30, width=1.8, angles=(0.15,), spread=0.02)
 
 
@@ -54,6 +58,10 @@ def sheet() -> Image:
         "hard, alike": replace(steady, edge=1.0, alike=1.0),
     }
     rows.append((" | ".join(kinds), [rained_on(photos[3], rain, 5) for rain in kinds.values()]))
+    light = _middle(rained_on(photos[1], replace(steady, length=40, width=1.5), 5))
+    recorded = [light, *(jpeg(light, quality) for quality in QUALITIES)]
+    names = " | ".join(["enlarged", *(f"JPEG {quality}" for quality in QUALITIES)])
+    rows.append((names, [image.repeat(2, 0).repeat(2, 1)[: CELL[0]] for image in recorded]))
     foreign = [foreign_rain(photo, i) for i, photo in enumerate(photos)]
     rows.append(("another renderer (never trained on)", foreign))
     frames = [rained_on(photos[2], FALLING, 9, frame) for frame in range(COLUMNS)]
@@ -64,6 +72,12 @@ def sheet() -> Image:
         cv2.putText(strip, text, (6, 17), cv2.FONT_HERSHEY_SIMPLEX, 0.5, (255,) * 3, 1, cv2.LINE_AA)
         parts += [strip, np.concatenate(pictures, 1)]
     return np.concatenate(parts)
+
+
+def _middle(picture: Image) -> Image:
+    """The middle of a cell, a quarter of it: (107, 160, 3)."""
+    top, left = CELL[0] // 4, CELL[1] // 4
+    return picture[top : top + (CELL[0] + 1) // 2, left : left + CELL[1] // 2]
 
 
 def _fill(photo: Image) -> Image:
