@@ -27,7 +27,7 @@ SHRUNK, FINEST = 0.65, 5.0
 """Share of the patches that are cut larger and shrunk, and by how much at most."""
 
 
-PATCHES_VERSION = 3
+PATCHES_VERSION = 4
 """Counts the changes to what is cut and how it rains: a run goes on with the patches it began with."""
 
 

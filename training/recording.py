@@ -9,15 +9,23 @@ would have recorded without rain, and a dry picture stays as it is.
 
 from __future__ import annotations
 
+from fractions import Fraction
+from typing import Any
+
+import av
 import numpy as np
 
 from sdps.core.console import need
 from sdps.core.frame import Image
 
-COMPRESSED, FILTERED, NOISY = 0.40, 0.15, 0.10
+COMPRESSED, FILTERED, NOISY = 0.50, 0.15, 0.10
 """Share of the patches that are compressed, softened or sharpened, and noisy."""
+VIDEO = 0.5
+"""Share of the compressed patches that are H.264's, where PyAV has an encoder; the others are JPEG's."""
 QUALITY = (40, 97)
 """Of JPEG: from a web camera on a thin line to a photograph."""
+CRF = (16, 34)
+"""Constant rate factor of H.264, the other way round: from an archive to a surveillance camera."""
 NOISE = (0.5, 6.0)
 """Standard deviation in levels of 255, drawn log-uniformly."""
 
@@ -40,13 +48,17 @@ def recorded(rng: np.random.Generator, *images: Image) -> list[Image]:
         deviation = float(rng.uniform(0.4, 1.2))
         result = [_sharpened(image, deviation, amount) for image in result]
     if compressed:
-        quality, halved = int(rng.integers(QUALITY[0], QUALITY[1] + 1)), bool(rng.random() < 0.7)
-        top, left = (int(start) for start in rng.integers(8, size=2))
-        result = [jpeg(image, quality, halved, (top, left)) for image in result]
+        start = tuple(int(place) for place in rng.integers(8, size=2))
+        if rng.random() < VIDEO and "libx264" in av.codecs_available:
+            crf = int(rng.integers(CRF[0], CRF[1] + 1))
+            result = [h264(image, crf, start) for image in result]
+        else:
+            quality, halved = int(rng.integers(QUALITY[0], QUALITY[1] + 1)), bool(rng.random() < 0.7)
+            result = [jpeg(image, quality, halved, start) for image in result]
     return result
 
 
-def jpeg(image: Image, quality: int, halved: bool = True, start: tuple[int, int] = (0, 0)) -> Image:
+def jpeg(image: Image, quality: int, halved: bool = True, start: tuple[int, ...] = (0, 0)) -> Image:
     """A picture, (H, W, 3) uint8 RGB, after JPEG compression.
 
     Args:
@@ -62,6 +74,29 @@ def jpeg(image: Image, quality: int, halved: bool = True, start: tuple[int, int]
     whole = np.pad(image, ((top, 0), (left, 0), (0, 0)), mode="edge")
     data = cv2.imencode(".jpg", whole[:, :, ::-1], options)[1]
     decoded: Image = cv2.imdecode(data, cv2.IMREAD_COLOR)[top:, left:, ::-1]
+    return np.ascontiguousarray(decoded)
+
+
+def h264(image: Image, crf: int, start: tuple[int, ...] = (0, 0)) -> Image:
+    """A picture, (H, W, 3) uint8 RGB, after H.264 compression, as the first one of a video.
+
+    Args:
+        crf: Constant rate factor, 0 to 51.
+        start: See `jpeg`.
+    """
+    top, left = start
+    height, width = image.shape[0] + top, image.shape[1] + left
+    # Colour of half the resolution asks for even sides.
+    whole = np.pad(image, ((top, height % 2), (left, width % 2), (0, 0)), mode="edge")
+    coding = {"crf": str(crf), "preset": "veryfast", "tune": "zerolatency"}
+    encoder: Any = av.CodecContext.create("libx264", "w")
+    decoder: Any = av.CodecContext.create("h264", "r")
+    encoder.height, encoder.width, encoder.pix_fmt, encoder.options = *whole.shape[:2], "yuv420p", coding
+    encoder.time_base, encoder.thread_count, decoder.thread_count = Fraction(1, 25), 1, 1
+    frame = av.VideoFrame.from_ndarray(whole, format="rgb24").reformat(format="yuv420p")
+    packets = [*encoder.encode(frame), *encoder.encode(None)]
+    frames = [decoded for packet in [*packets, None] for decoded in decoder.decode(packet)]
+    decoded: Image = frames[0].to_ndarray(format="rgb24")[top:height, left:width]
     return np.ascontiguousarray(decoded)
 
 
