@@ -19,15 +19,17 @@ from sdps.core.errors import SourceError, UsageError
 from sdps.core.frame import Image
 from sdps.training.datasets import Pair, read_pair
 from sdps.training.rain import RainField, render, sample_rain
-from sdps.training.recording import recorded
+from sdps.training.recording import Scene, recorded
 
 MIX = {"any": 0.25, "heavy": 0.24, "medium": 0.13, "light": 0.19, "drizzle": 0.10, "": 0.09}
 """Share of each rain look in training; '' is a dry picture, which must come out as it went in."""
 SHRUNK, FINEST = 0.65, 5.0
 """Share of the patches that are cut larger and shrunk, and by how much at most."""
+PANNED, PAN = 0.5, 2.0
+"""Share of the videos whose camera moves, and the standard deviation of its way in pixels a frame."""
 
 
-PATCHES_VERSION = 4
+PATCHES_VERSION = 5
 """Counts the changes to what is cut and how it rains: a run goes on with the patches it began with."""
 
 
@@ -82,17 +84,28 @@ class RainyPatches(Patches):
 
     def pair(self, index: int) -> tuple[Tensor, Tensor]:
         rng = np.random.default_rng((self.seed, index))
-        clean = self._cut(rng)
+        cut = self._cut(rng)
         look = str(rng.choice(list(MIX), p=list(MIX.values())))
-        rainy = self._rained(rng, clean, look) if look else clean
-        rainy, clean = recorded(rng, rainy, clean)
+        pan = rng.normal(0, PAN, 2) * (rng.random() < PANNED)
+
+        def dry(frame: int) -> Image:
+            return _moved(cut, *(pan * frame)) if frame else cut
+
+        wet = self._rained(rng, dry, look, pan) if look else dry
+        rainy, clean = recorded(rng, wet, dry)
         return _tensor(rainy), _tensor(clean)
 
-    def _rained(self, rng: np.random.Generator, clean: Image, look: str) -> Image:
+    def _rained(self, rng: np.random.Generator, dry: Scene, look: str, pan: np.ndarray) -> Scene:
         field = RainField(sample_rain(rng, look), self.patch, self.patch, seed=int(rng.integers(2**31)))
-        rainy = render(_tensor(clean), field)
-        # What a network sees later is 8-bit.
-        return (rainy * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+        def wet(frame: int) -> Image:
+            # The camera's movement carries drops along half as far as the scene behind them.
+            down, right = pan * frame / 2
+            rainy = render(_tensor(dry(frame)), field, frame, (down, right))
+            # What a network sees later is 8-bit.
+            return (rainy * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+        return wet
 
     def _cut(self, rng: np.random.Generator) -> Image:
         photo = self.photos[int(rng.choice(len(self.photos), p=self.chances))]
@@ -165,6 +178,15 @@ class PairPatches(Patches):
                     self.named[place] = 1
                     _say(f"skipped {error.message}")
         raise SourceError("None of the training pictures can be read.", "Are they still there?")
+
+
+def _moved(image: Image, down: float, right: float) -> Image:
+    """The picture by parts of a pixel elsewhere; what comes into view is what is beside it, mirrored."""
+    cv2 = need("cv2")
+    matrix = np.array([[1, 0, right], [0, 1, down]])
+    size = image.shape[1], image.shape[0]
+    moved: Image = cv2.warpAffine(image, matrix, size, flags=cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT)
+    return moved
 
 
 def _tensor(image: Image) -> Tensor:

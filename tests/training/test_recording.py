@@ -45,23 +45,34 @@ def test_a_part_of_a_compressed_picture_has_its_blocks_elsewhere(picture: Image)
 
 
 def test_h264_loses_more_the_higher_its_rate_factor(picture: Image) -> None:
-    qualities = [psnr(h264(picture, crf, (3, 6)), picture) for crf in (16, 22, 28, 34)]
+    qualities = [psnr(h264([picture], crf, (3, 6)), picture) for crf in (16, 22, 28, 34)]
     assert qualities == sorted(qualities, reverse=True)
     assert 27 < qualities[-1] < qualities[0] < 45
-    assert h264(picture[:33, :47], 20).shape == (33, 47, 3)
+    assert h264([picture[:33, :47]], 20).shape == (33, 47, 3)
+
+
+def test_a_later_frame_of_h264_keeps_something_of_the_one_before(picture: Image) -> None:
+    """A square that is in the first frame only: predicted from it, the second is not what it is alone."""
+    square = picture.copy()
+    square[60:100, 60:100] = 255 - square[60:100, 60:100]
+    alone, after = h264([picture], 30), h264([square, picture], 30)
+    assert psnr(after, picture) > 25
+    here, there = after[60:100, 60:100], after[120:160, 120:160]
+    assert psnr(here, picture[60:100, 60:100]) < psnr(there, picture[120:160, 120:160])
+    assert psnr(after, alone) < psnr(h264([picture, picture], 30), alone)
 
 
 @pytest.mark.parametrize("colour", [(0, 0, 0), (255, 255, 255), (200, 40, 30), (20, 90, 220)])
 def test_h264_keeps_plain_colours(colour: tuple[int, int, int]) -> None:
     plain = np.full((32, 48, 3), colour, np.uint8)
-    assert np.abs(h264(plain, 16).astype(int) - plain).max() <= 4
+    assert np.abs(h264([plain], 16).astype(int) - plain).max() <= 4
 
 
 def test_where_pyav_has_no_encoder_of_h264_all_are_jpeg(
     picture: Image, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def pick(seed: int) -> Image:
-        return recorded(np.random.default_rng(seed), picture)[0]
+        return recorded(np.random.default_rng(seed), lambda frame: picture)[0]
 
     before = [pick(seed) for seed in range(20)]
     monkeypatch.setattr(recording.av, "codecs_available", {"h264"})
@@ -75,7 +86,9 @@ def test_all_pictures_of_a_scene_are_recorded_alike(picture: Image) -> None:
     other = picture[::-1].copy()
     changed = 0
     for seed in range(200):
-        first, second, third = recorded(np.random.default_rng(seed), picture, other, picture)
+        pictures = picture, other, picture
+        scenes = [lambda frame, image=image: image for image in pictures]
+        first, second, third = recorded(np.random.default_rng(seed), *scenes)
         assert np.array_equal(first, third)
         assert first.dtype == np.uint8
         assert first.shape == picture.shape
@@ -93,8 +106,25 @@ def test_each_is_as_strong_as_cameras_are(
 ) -> None:
     for name in ("COMPRESSED", "FILTERED", "NOISY"):
         monkeypatch.setattr(recording, name, float(name == what))
-    values = [psnr(recorded(np.random.default_rng(seed), picture)[0], picture) for seed in range(60)]
+    results = [recorded(np.random.default_rng(seed), lambda frame: picture)[0] for seed in range(60)]
+    values = [psnr(result, picture) for result in results]
     assert least < min(values) < max(values) < most
+
+
+def test_a_scene_is_asked_for_the_frames_of_its_video(picture: Image) -> None:
+    """In order, up to the one that counts; the others are seen by the encoder alone."""
+    asked = set()
+    for seed in range(60):
+        frames: list[int] = []
+
+        def scene(frame: int, frames: list[int] = frames) -> Image:
+            frames.append(frame)
+            return picture if frame == 0 else 255 - picture
+
+        assert psnr(recorded(np.random.default_rng(seed), scene)[0], picture) > 20
+        assert frames == list(range(1 - len(frames), 1))
+        asked.add(len(frames))
+    assert asked == set(range(1, recording.FRAMES + 1))
 
 
 def test_held_out_pictures_are_compressed_with_their_clean_ones(photographs: object) -> None:
