@@ -16,6 +16,8 @@ from sdps.core.errors import ExportError
 from sdps.core.frame import Image
 from sdps.core.manifest import INPUT, OUTPUT, GraphManifest
 from sdps.core.means import MEANS_INPUT, MEANS_OUTPUT, Means, means_input
+from sdps.core.pictures import decode_picture
+from sdps.core.samples import PICTURE, sample
 from sdps.core.spec import ShapeRange, Size
 from sdps.export.engine import build_engine
 from sdps.export.engine_options import RTX
@@ -48,12 +50,12 @@ def run(model: ModelProto, image: Image, means: Means | None = None) -> tuple[Im
 
 
 def test_with_the_frames_means_a_tile_is_the_frame(
-    plain: ModelProto, run_graph: Callable[..., Image], picture: Callable[..., Image]
+    plain: ModelProto, run_graph: Callable[..., Image]
 ) -> None:
     """To the rounding, wherever the tile's edge is out of reach: so there is no mean that is not given."""
     model = with_tile_means(plain)
     onnx.checker.check_model(model, full_check=True)
-    frame = picture(40, 320)
+    frame = decode_picture(sample(PICTURE).read_bytes())[200:240, :320].copy()
     frame[:, 200:] //= 3  # so that the tile's means are others
     whole, means = run(model, frame)
     assert np.array_equal(whole, run_graph(plain, frame)), "nothing given, nothing changed"

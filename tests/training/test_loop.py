@@ -380,7 +380,7 @@ def test_the_best_of_a_taught_run_is_the_best_and_not_the_last(tmp_path: Path) -
 
 STARVED = """
 import resource, sys
-import lightning_fabric, torch, torch.utils.tensorboard
+import cv2, lightning_fabric, torch, torch.utils.tensorboard  # some crash if they are loaded with too little
 from sdps.training import cli
 torch.set_num_threads(1)
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
