@@ -18,6 +18,7 @@ from sdps.core.frame import Image
 from sdps.core.metrics import psnr
 from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.model.deploy import denormalise, normalise
+from sdps.training import data, recording
 from sdps.training.data import PairPatches, PairSource, PhotoSource, RainyPatches, Steps
 from sdps.training.datasets import Pair
 from sdps.training.evaluate import rainy_pairs
@@ -76,6 +77,34 @@ def test_patches_depend_on_seed_and_step_alone(photos: list[Image]) -> None:
     rainy, clean = first.step(5)
     assert rainy.shape == clean.shape == (3, 3, 32, 32)
     assert torch.equal((rainy * 255).round() / 255, rainy)
+
+
+def test_scenes_come_in_other_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paler, stronger, or with channels that changed places; a grey scene stays grey."""
+    monkeypatch.setattr(recording, "COMPRESSED", 0)
+    monkeypatch.setattr(recording, "NOISY", 0)
+    monkeypatch.setattr(recording, "FILTERED", 0)
+    plain = np.broadcast_to(np.array([120, 150, 90], np.uint8), (40, 40, 3))
+    grey = np.broadcast_to(np.array([130, 130, 130], np.uint8), (40, 40, 3))
+    spans, firsts = set(), set()
+    for index in range(200):
+        clean = RainyPatches([plain], 32, 1, seed=2).pair(index)[1]
+        assert (clean.amax((1, 2)) == clean.amin((1, 2))).all()
+        spans.add(round(float(clean.max() - clean.min()), 2))
+        firsts.add(int(clean[:, 0, 0].argmax()))
+        clean = RainyPatches([grey], 32, 1, seed=2).pair(index)[1]
+        assert clean.max() == clean.min()
+    assert firsts == {0, 1, 2}
+    assert min(spans) < 0.18 < 0.3 < max(spans)  # of 0.24
+
+
+def test_a_dry_patch_stays_as_it_is(photos: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also compressed, in a film whose camera moves, with noise and sharpened."""
+    monkeypatch.setattr(data, "MIX", {"": 1.0})
+    for name in ("COMPRESSED", "VIDEO", "NOISY", "FILTERED"):
+        monkeypatch.setattr(recording, name, 1.0)
+    rainy, clean = RainyPatches(photos, 48, 12, seed=3).step(0)
+    assert torch.equal(rainy, clean)
 
 
 def test_patches_larger_than_every_picture(photos: list[Image]) -> None:
