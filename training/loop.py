@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any
@@ -110,8 +110,13 @@ def train(
         SdpsError: `last.pt` is damaged, or cannot be written.
     """
     with folder.alone(trainer.fabric.is_global_zero):
+        leg = _Leg(trainer, folder, validate, 60 * every, 60 * budget, stop or Stop())
         try:
-            return _Leg(trainer, folder, validate, 60 * every, 60 * budget, stop or Stop()).run()
+            return leg.run()
+        except RuntimeError as error:  # PyTorch's signal handler raises it wherever the run is just then
+            if "DataLoader worker" not in str(error):
+                raise
+            raise _worker_killed(trainer.step, leg.marked_step) from error
         finally:
             trainer.close()
 
@@ -326,13 +331,17 @@ def _diverged(step: int, lost: int, saved: int) -> TrainingError:
 
 @contextmanager
 def _failing_clearly(trainer: Trainer, saved: int) -> Iterator[None]:
-    """Says in a line what a lost device, full memory or a killed process means for the run."""
+    """Says in a line what a lost device, full memory or a process killed amid a batch means for the run."""
     try:
         yield
     except (ConnectionError, EOFError, FileNotFoundError) as error:
         if not trainer.workers:
             raise
-        raise _worker_killed(trainer.step, saved) from error  # while it handed over a batch
+        # Killed while it handed over a batch: PyTorch's signal handler has yet to say so, better here
+        # than amid what is cleaned up.
+        with suppress(RuntimeError):
+            time.sleep(1)
+        raise _worker_killed(trainer.step, saved) from error
     except RuntimeError as error:  # PyTorch has no narrower class for either on all its devices
         text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if "memory" in text:
@@ -345,8 +354,6 @@ def _failing_clearly(trainer: Trainer, saved: int) -> Iterator[None]:
                 f"The device failed at step {trainer.step}: {text}",
                 f"The same command goes on from step {saved}.",
             ) from error
-        if "DataLoader worker" in text:
-            raise _worker_killed(trainer.step, saved) from error
         raise
 
 

@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
@@ -26,6 +28,7 @@ from sdps.training.loop import Ending, train
 from sdps.training.recipe import Recipe
 from sdps.training.run_folder import RunFolder
 from sdps.training.trainer import Trainer
+from sdps.training.validation import Group, Validate
 
 ROOT = Path(__file__).parents[2]
 """For the import of this file by processes of its own."""
@@ -63,11 +66,18 @@ def no_process_is_left() -> Iterator[None]:
     assert workers_here() == []
 
 
-def run(out: Path, happens: Callable[[], object], source: Source = PHOTOS, workers: int = 2) -> Ending:
+def run(
+    out: Path,
+    happens: Callable[[], object],
+    source: Source = PHOTOS,
+    workers: int = 2,
+    validate: Validate = lambda network: [],
+    every: float = math.inf,
+) -> Ending:
     torch.manual_seed(ENDLESS.seed)
     trainer = Disturbed(SDPSFNet(NET), source, ENDLESS, workers=workers)
     trainer.happens = happens
-    return train(trainer, RunFolder(out, source), lambda network: [], every=math.inf)
+    return train(trainer, RunFolder(out, source), validate, every)
 
 
 def saved_step(out: Path) -> int:
@@ -111,6 +121,7 @@ FORGETFUL = """
 from sdps.model import SDPSFNet
 from tests.training.test_workers import ENDLESS, NET, PHOTOS
 from sdps.training.trainer import Trainer
+from sdps.training.validation import Group, Validate
 trainer = Trainer(SDPSFNet(NET), PHOTOS, ENDLESS, workers=1)
 trainer.advance()
 """
@@ -137,11 +148,35 @@ def test_where_the_pictures_are_gone_a_line_says_so_and_what_was_trained_is_save
     )
 
 
-def test_where_a_process_is_killed_the_others_are_ended(tmp_path: Path) -> None:
-    def happens() -> None:
-        os.kill(workers_here()[0].pid or 0, signal.SIGKILL)
+def kill_one() -> None:
+    os.kill(workers_here()[0].pid or 0, signal.SIGKILL)
 
+
+def test_where_a_process_is_killed_the_others_are_ended(tmp_path: Path) -> None:
     # Whether it was waiting or handed over a batch, which may have been all there by then.
     with pytest.raises(TrainingError, match=r"^A process that .* was killed at step [23],") as told:
-        run(tmp_path, happens)
+        run(tmp_path, kill_one)
     assert told.value.remedy == "The same command goes on from step 0; fewer --workers need less memory."
+
+
+def test_a_process_that_is_killed_while_it_hands_over_a_batch(tmp_path: Path) -> None:
+    """The line to it breaks first, and PyTorch's signal handler raises a moment later."""
+
+    def happens() -> None:
+        threading.Timer(0.2, kill_one).start()
+        raise ConnectionResetError
+
+    with pytest.raises(TrainingError, match=r"^A process that .* was killed at step 2,"):
+        run(tmp_path, happens)
+
+
+def test_a_process_that_is_killed_amid_a_validation(tmp_path: Path) -> None:
+    """The validation fails, for which no training ends; the next batch does not come."""
+
+    def validate(network: SDPSFNet) -> list[Group]:
+        kill_one()
+        time.sleep(10)
+        return []
+
+    with pytest.raises(TrainingError, match=r"^A process that .* was killed at step \d,"):
+        run(tmp_path, lambda: None, validate=validate, every=0)
