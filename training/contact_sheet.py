@@ -27,7 +27,7 @@ CELL = (213, 320)
 COLUMNS = 4
 PICTURES = (0, 3, 6, 10)
 """Of the held-out photographs."""
-LOOKS = ("drizzle", "light", "medium", "heavy")
+LOOKS = ("drizzle", "light", "medium", "heavy", "dense")
 QUALITIES = (90, 70, 40)
 """Of JPEG."""
 FALLING = Rain(rate=30, coverage=0.25, opacity=0.8, length=30, width=1.8, angles=(0.15,), spread=0.02)

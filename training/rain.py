@@ -43,6 +43,7 @@ class Rain:
         spread: Standard deviation of the direction within a gust, radians.
         additive: 0 blends drops over the scene (as nature does), 1 adds them (as some sets do).
         light: Brightness of drops relative to the scene's bright average.
+        white: 0 gives drops that light, 1 white whatever the scene (as sets drawn by hand do).
         edge: 0 for the soft streaks of real drops, 1 for hard ones of even brightness, as drawn
             with a line tool (some sets and augmentation libraries have such).
         alike: 0 for drops of all sizes, 1 for drops of one size (some sets draw all streaks alike).
@@ -61,18 +62,21 @@ class Rain:
     spread: float = 0.03
     additive: float = 0.0
     light: float = 1.0
+    white: float = 0.0
     edge: float = 0.0
     alike: float = 0.0
     veil: float = 0.0
     refraction: float = 0.0
 
 
-# Per look: log-uniform ranges of coverage, opacity, length, width.
+# Per look: log-uniform ranges of coverage, opacity, length, width. `dense` is rain as photo editors make
+# it from noise: so many fine streaks that they run together and no pixel between them is left dry.
 LOOKS: dict[str, dict[str, tuple[float, float]]] = {
     "drizzle": {"coverage": (0.03, 0.12), "opacity": (0.20, 0.50), "length": (6, 30), "width": (0.9, 1.8)},
     "light": {"coverage": (0.04, 0.14), "opacity": (0.35, 0.70), "length": (15, 60), "width": (1.0, 2.8)},
     "medium": {"coverage": (0.18, 0.45), "opacity": (0.45, 0.85), "length": (15, 80), "width": (1.2, 3.4)},
     "heavy": {"coverage": (0.35, 0.85), "opacity": (0.65, 1.00), "length": (20, 110), "width": (1.1, 4.5)},
+    "dense": {"coverage": (0.60, 2.00), "opacity": (0.15, 0.55), "length": (8, 60), "width": (0.8, 2.2)},
     "any": {"coverage": (0.03, 1.10), "opacity": (0.20, 1.00), "length": (5, 120), "width": (0.8, 5.0)},
 }
 
@@ -89,7 +93,7 @@ def sample_rain(rng: np.random.Generator, look: str = "any") -> Rain:
         key: float(np.exp(rng.uniform(math.log(low), math.log(high))))
         for key, (low, high) in LOOKS[look].items()
     }
-    gusts = int(rng.choice([1, 1, 1, 1, 2, 3])) if look in ("heavy", "any") else 1
+    gusts = int(rng.choice([1, 1, 1, 1, 2, 3])) if look in ("heavy", "dense", "any") else 1
     main = float(np.clip(rng.normal(0, 0.3), -0.9, 0.9))
     others = rng.normal(main, 0.35, gusts - 1)
     return Rain(
@@ -101,6 +105,8 @@ def sample_rain(rng: np.random.Generator, look: str = "any") -> Rain:
         light=float(rng.choice([rng.uniform(0.85, 1.2), rng.uniform(1.2, 1.5)], p=[0.75, 0.25])),
         edge=float(rng.choice([0.0, 0.0, rng.uniform(), 1.0])),
         alike=float(rng.choice([0.0, 0.0, rng.uniform(), 1.0])),
+        # The last draw: what is measured on the other looks keeps its rain.
+        white=float(rng.choice([0.0, 0.0, rng.uniform(), 1.0])) if look in ("dense", "any") else 0.0,
         **values,
     )
 
@@ -230,6 +236,7 @@ def render(
     light = ((0.35 * bright + 0.65 * grey) * 0.5 + 0.5 * grey.clamp(min=0.75)).clamp(0, 1)[
         :, None, None
     ] * rain.light
+    light = torch.lerp(light, torch.ones_like(light), rain.white)
     scene = image * (1 - rain.veil) + light * rain.veil if rain.veil else image
     if rain.refraction:
         light = torch.lerp(light.expand_as(image), _refracted(image) * rain.light, rain.refraction)

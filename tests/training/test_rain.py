@@ -108,6 +108,34 @@ def test_refracting_drops_take_the_colour_of_the_other_half() -> None:
     assert all(sample_rain(rng, look).refraction == 0 for look in LOOKS)
 
 
+def test_white_drops_are_white_at_dusk() -> None:
+    dusk = scene() * 0.2
+    usual, white = (
+        render(dusk, RainField(replace(STEADY, opacity=1.0, white=share), 120, 160, seed=6))
+        for share in (0.0, 1.0)
+    )
+    assert usual.max() < 0.7
+    assert white.max() > 0.9
+    assert torch.equal(white == dusk, usual == dusk)
+
+
+def test_dense_rain_leaves_hardly_a_pixel_dry() -> None:
+    for seed in range(8):
+        rain = sample_rain(np.random.default_rng(seed), "dense")
+        wet = [
+            float((RainField(fallen, 120, 160, seed).opacity() > 0.03).float().mean())
+            for fallen in (rain, replace(rain, coverage=0.1))
+        ]
+        assert wet[0] > 0.6 > wet[1]
+
+
+def test_no_look_that_is_measured_has_white_drops() -> None:
+    """They were added after models had been compared on those."""
+    for look in set(LOOKS) - {"dense", "any"}:
+        assert sample_rain(np.random.default_rng(1), look).white == 0
+    assert any(sample_rain(np.random.default_rng(seed), "any").white for seed in range(20))
+
+
 def test_an_unknown_look() -> None:
     with pytest.raises(UsageError, match="drizzle"):
         sample_rain(np.random.default_rng(0), "monsoon")
