@@ -70,13 +70,18 @@ class RainyPatches(Patches):
     Args:
         photos: (H, W, 3) uint8 RGB pictures.
         patch, batch, seed: See `Patches`.
+        varied: Whether patches come in other colours, too, and as cameras record them (recording.py);
+            otherwise as they were photographed and rendered.
 
     Raises:
         UsageError: no picture is as large as a patch.
     """
 
-    def __init__(self, photos: Sequence[Image], patch: int, batch: int, seed: int = 0) -> None:
+    def __init__(
+        self, photos: Sequence[Image], patch: int, batch: int, seed: int = 0, varied: bool = True
+    ) -> None:
         super().__init__(patch, batch, seed)
+        self.varied = varied
         self.photos = [photo for photo in photos if min(photo.shape[:2]) >= patch]
         if not self.photos:
             raise UsageError(
@@ -96,7 +101,7 @@ class RainyPatches(Patches):
             return _moved(cut, *(pan * frame)) if frame else cut
 
         wet = self._rained(rng, dry, look, pan) if look else dry
-        rainy, clean = recorded(rng, wet, dry)
+        rainy, clean = recorded(rng, wet, dry) if self.varied else (wet(0), dry(0))
         return _tensor(rainy), _tensor(clean)
 
     def _rained(self, rng: np.random.Generator, dry: Scene, look: str, pan: np.ndarray) -> Scene:
@@ -130,7 +135,7 @@ class RainyPatches(Patches):
         if rng.random() < 0.3:  # exposure: scenes at dusk and at noon
             table = 255 * (np.arange(256) / 255) ** rng.uniform(0.6, 1.7)
             cut = table.round().astype(np.uint8)[cut]
-        return np.ascontiguousarray(_coloured(rng, cut))
+        return np.ascontiguousarray(_coloured(rng, cut) if self.varied else cut)
 
 
 class PairPatches(Patches):
@@ -241,16 +246,19 @@ class Source(Protocol):
 
 
 class PhotoSource:
-    """Clean photographs, (H, W, 3) uint8 RGB, which it rains on; all of them are held in memory."""
+    """Clean photographs, (H, W, 3) uint8 RGB, which it rains on; all of them are held in memory.
 
-    def __init__(self, photos: Sequence[Image], name: str = "photographs") -> None:
-        self.photos, self.count, self.name = list(photos), len(photos), name
+    `varied` is that of `RainyPatches`.
+    """
+
+    def __init__(self, photos: Sequence[Image], name: str = "photographs", varied: bool = True) -> None:
+        self.photos, self.count, self.name, self.varied = list(photos), len(photos), name, varied
 
     def patches(self, patch: int, batch: int, seed: int) -> Patches:
-        return RainyPatches(self.photos, patch, batch, seed)
+        return RainyPatches(self.photos, patch, batch, seed, self.varied)
 
     def fingerprint(self) -> str:
-        digest = hashlib.sha256(bytes([PATCHES_VERSION]))
+        digest = hashlib.sha256(bytes([PATCHES_VERSION, self.varied]))
         for photo in self.photos:
             digest.update(repr(photo.shape).encode() + photo[::16, ::16].tobytes())
         return digest.hexdigest()

@@ -37,7 +37,9 @@ LOOKED_AT = 2000
 BITS = np.array([bin(byte).count("1") for byte in range(256)])
 
 
-def choose(data: Path | None, photos: Path | None, patch: int, say: Say) -> tuple[Source, Validate]:
+def choose(
+    data: Path | None, photos: Path | None, patch: int, say: Say, varied: bool = True
+) -> tuple[Source, Validate]:
     """What to train on and what to validate on; they share no picture.
 
     Args:
@@ -45,6 +47,7 @@ def choose(data: Path | None, photos: Path | None, patch: int, say: Say) -> tupl
         photos: A folder of clean photographs to rain on, or None; without both, the fetched ones.
         patch: Pixels that the shorter side of a picture needs.
         say: Told in a line each which pictures were left out, and why.
+        varied: Of photographs: see `RainyPatches`.
 
     Raises:
         UsageError: both given, no such folder, or nothing usable in it.
@@ -56,8 +59,8 @@ def choose(data: Path | None, photos: Path | None, patch: int, say: Say) -> tupl
         return _from_pairs(data, patch, say)
     if photos is not None:
         train, held_out = hold_out(load_folder(photos, patch, say), say)
-        return PhotoSource(train, photos.resolve().name), on_photos(held_out)
-    return PhotoSource(load_split("train"), "gcompris photographs"), on_photos(
+        return PhotoSource(train, photos.resolve().name, varied), on_photos(held_out)
+    return PhotoSource(load_split("train"), "gcompris photographs", varied), on_photos(
         load_split("calibrate", 512)[::2]
     )
 

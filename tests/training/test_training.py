@@ -98,6 +98,21 @@ def test_scenes_come_in_other_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(spans) < 0.18 < 0.3 < max(spans)  # of 0.24
 
 
+def test_patches_as_they_were_photographed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As --qat has them: no other colours, no noise, no compression; only the exposure may differ."""
+    for name in ("COMPRESSED", "NOISY", "FILTERED"):
+        monkeypatch.setattr(recording, name, 1.0)
+    plain = np.broadcast_to(np.array([120, 150, 90], np.uint8), (40, 40, 3))
+    source = PhotoSource([plain], varied=False)
+    assert source.fingerprint() != PhotoSource([plain]).fingerprint()
+    rainy, clean = source.patches(32, 60, seed=2).step(0)
+    assert (clean.amax((2, 3)) == clean.amin((2, 3))).all()
+    assert (clean[:, :, 0, 0].argmax(1) == 1).all() and (clean[:, :, 0, 0].argmin(1) == 2).all()
+    assert not torch.equal(rainy, clean)
+    varied = PhotoSource([plain]).patches(32, 60, seed=2).step(0)[1]
+    assert (varied.amax((2, 3)) > varied.amin((2, 3))).any()
+
+
 def test_a_dry_patch_stays_as_it_is(photos: list[Image], monkeypatch: pytest.MonkeyPatch) -> None:
     """Also compressed, in a film whose camera moves, with noise and sharpened."""
     monkeypatch.setattr(data, "MIX", {"": 1.0})
