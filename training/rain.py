@@ -76,7 +76,7 @@ LOOKS: dict[str, dict[str, tuple[float, float]]] = {
     "light": {"coverage": (0.04, 0.14), "opacity": (0.35, 0.70), "length": (15, 60), "width": (1.0, 2.8)},
     "medium": {"coverage": (0.18, 0.45), "opacity": (0.45, 0.85), "length": (15, 80), "width": (1.2, 3.4)},
     "heavy": {"coverage": (0.35, 0.85), "opacity": (0.65, 1.00), "length": (20, 110), "width": (1.1, 4.5)},
-    "dense": {"coverage": (0.60, 2.00), "opacity": (0.15, 0.55), "length": (8, 60), "width": (0.8, 2.2)},
+    "dense": {"coverage": (0.60, 2.00), "opacity": (0.20, 0.55), "length": (12, 60), "width": (0.8, 2.2)},
     "any": {"coverage": (0.03, 1.10), "opacity": (0.20, 1.00), "length": (5, 120), "width": (0.8, 5.0)},
 }
 
