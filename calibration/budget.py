@@ -6,7 +6,7 @@ lifted out, as many as it takes (found by bisection); then each of them, the lar
 back if the budget allows (of a large network not all of them are tried). Greedy, not exhaustive: of
 90 layers there are 2^90 choices. Where nothing leaves the budget a margin, what is within it serves too.
 In a network that was fine-tuned for INT8 the layers are lifted out in the order of what the others lose less
-without each (`sensitivity.by_gain`), as they have learnt to live with one another.
+without each, in the mean or of the budget (`sensitivity.by_gain`): they have learnt to live with one another.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from sdps.calibration.sensitivity import Sensitivity
 
 SAFETY = 0.8
 """Part of the budget that the search aims at: other pictures drift a little otherwise."""
+CLOSE = 0.95
+"""Part of it that layers are put back up to where nothing keeps that: FP16 around INT8 adds a little."""
 
 
 @dataclass(frozen=True)
@@ -109,37 +111,45 @@ class Search:
                 high, best = middle, point
             else:
                 low = middle
-        return self._nearest(names) if best is None else self._put_back(best, names)
+        return self._nearest(names) if best is None else self._put_back(best)
 
-    def relieve(self, names: Sequence[str]) -> Point:
+    def relieve(self, orders: Sequence[Sequence[str]]) -> Point:
         """The chosen point, as `run` says it, of a network that was fine-tuned for INT8.
 
-        Ever more layers are lifted out, each time half as many again, until the point is `satisfied`. No
+        Ever more layers are lifted out, each time half as many again, until a point is `satisfied`. No
         bisection: more need not be better, as what is lifted out is missed by those that have learnt from it.
 
         Args:
-            names: Every layer that can be INT8, the first to be lifted out first.
+            orders: Every layer that can be INT8, the first to be lifted out first; each order is tried.
         """
-        count = max(1, len(names) // 16)
-        while count < len(names):
-            point = self.measure(frozenset(names[:count]))
-            if self.satisfied(point):
-                return self._put_back(point, names)
+        most = len(orders[0])
+        count = max(1, most // 16)
+        while count < most:
+            points = [self.measure(frozenset(names[:count])) for names in orders]
+            if found := [point for point in points if self.satisfied(point)]:
+                return self._put_back(max(found, key=lambda p: p.share))
             count += -(-count // 2)
-        return self._nearest(names)
+        return self._nearest(orders[0])
 
     def _nearest(self, names: Sequence[str]) -> Point:
         """Where no choice leaves a margin: the most INT8 within the budget, or none at all."""
         within = [point for point in self.points if point.used <= 1 and point.share > 0]
-        return max(within, key=lambda p: p.share) if within else self.measure(frozenset(names))
+        if not within:
+            return self.measure(frozenset(names))
+        return self._put_back(max(within, key=lambda p: p.share), CLOSE)
 
-    def _put_back(self, best: Point, names: Sequence[str]) -> Point:
-        """Without those that need not be lifted out, tried the largest first."""
+    def _put_back(self, best: Point, most: float = SAFETY) -> Point:
+        """Without those that need not be lifted out, tried the largest first.
+
+        Args:
+            best: Where to begin.
+            most: Part of the budget that the point may use up with a layer more.
+        """
         macs = {layer.name: layer.macs for layer in self.calibrated.layers}
-        lifted = [name for name in names if name in best.kept]
-        for name in sorted(lifted, key=macs.__getitem__, reverse=True)[: self.tries]:
+        lifted = sorted(best.kept - self.never, key=lambda name: (-macs[name], name))
+        for name in lifted[: self.tries]:
             point = self.measure(best.kept - {name})
-            if self.satisfied(point):
+            if point.used <= most:
                 best = point
         return best
 

@@ -93,17 +93,23 @@ def measure_layers(
 
 
 def by_gain(
-    calibrated: Calibrated, verifier: Verifier, file: Path, step: Step = lambda *_: None
-) -> list[str]:
-    """Layers of a network that was fine-tuned for INT8, in the order to lift them out of it.
+    calibrated: Calibrated, verifier: Verifier, budget: DriftBudget, file: Path, step: Step = lambda *_: None
+) -> list[list[str]]:
+    """Orders in which to lift layers of a network that was fine-tuned for INT8 out of it.
 
     What one costs alone says little there: each has learnt to make up for the others' rounding. So all but
     one are in INT8, and what they lose less than all together counts, for each multiply-accumulate.
 
+    Returns:
+        Two orders of the same layers, the first to be lifted out first: by the mean loss, which is steady,
+        and by the part of the budget that is used up, which may hang on a tile that the mean does not show.
+
     Args:
         calibrated: The graph.
         verifier: Pictures, the more the better: a single layer changes little.
-        file: JSON lines of what is measured already; its name must tell graph, set and ranges.
+        budget: What is to be kept.
+        file: JSON lines of what is measured already; its name must tell graph, set and ranges, not the
+            budget.
         step: Told how far it is.
     """
     trained = [layer for layer in calibrated.layers if layer.name in calibrated.quantised]
@@ -118,8 +124,15 @@ def by_gain(
     )
     # A smaller layer costs nothing to lift out, and what that gains is mostly chance.
     least = LEAST_SHARE * sum(layer.macs for layer in trained)
-    change = {entry.name: (entry.drift.cost - whole.cost) / max(least, entry.macs) for entry in measured}
-    return sorted(names, key=change.__getitem__)
+
+    def order(cost: Callable[[Drift], float]) -> list[str]:
+        all_together = cost(whole)
+        change = {
+            entry.name: (cost(entry.drift) - all_together) / max(least, entry.macs) for entry in measured
+        }
+        return sorted(names, key=change.__getitem__)
+
+    return [order(lambda drift: drift.cost), order(budget.excess)]
 
 
 def _each(

@@ -227,11 +227,12 @@ def _trained(ready: _Prepared, tuned: FineTuned, step: Step) -> _Choice:
         ready.job.check_cache()
         told = _digest(json.dumps(tuned.ranges.steps, sort_keys=True))[:8]
         lines = ready.job.cache / f"{_cache_key(ready.model, ready.chosen_set)}-{told}-without.jsonl"
-        names = by_gain(calibrated, ready.ranking(len(ready.verifier.pairs)), lines, step)
-        point = search.relieve(names)
+        every = ready.ranking(len(ready.verifier.pairs))
+        orders = by_gain(calibrated, every, ready.job.budget, lines, step)
+        point = search.relieve(orders)
         notes += [
             f"All layers that were trained miss the drift budget ({ready.job.budget.explain(whole.drift)}): "
-            f"{len(point.kept) - len(whole.kept)} of {len(names)} were lifted out of INT8.",
+            f"{len(point.kept) - len(whole.kept)} of {len(orders[0])} were lifted out of INT8.",
             *search.warnings(point),
         ]
     facing = picture_facing(ready.model, ready.layers)

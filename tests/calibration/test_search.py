@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,7 +15,14 @@ from sdps.calibration.budget import Point, Search
 from sdps.calibration.drift import Drift, DriftBudget, Pair, Verifier
 from sdps.calibration.recipe import Calibrated
 from sdps.calibration.report import Int8Report, pareto
-from sdps.calibration.sensitivity import Alone, Sensitivity, by_gain, measure_layers, ranking_pairs
+from sdps.calibration.sensitivity import (
+    Alone,
+    Sensitivity,
+    by_gain,
+    measure_layers,
+    ranking_pairs,
+    read_lines,
+)
 from sdps.core.errors import UsageError
 from sdps.core.frame import Image
 from sdps.export.int8_request import refusal
@@ -104,19 +112,58 @@ def test_of_a_fine_tuned_network_what_spoils_the_others_is_lifted_out_first(
     ranges = {name: calibrated.quantised[name] for name in trained}
     ranges[spoilt] = replace(ranges[spoilt], scale=50 * ranges[spoilt].scale)
     tuned, file = replace(calibrated, quantised=ranges), tmp_path / "without.jsonl"
-    order = by_gain(tuned, verifier, file)
-    assert order[0] == spoilt and sorted(order) == sorted(trained)
+    orders = by_gain(tuned, verifier, WIDE, file)
+    assert [order[0] for order in orders] == [spoilt, spoilt]
+    assert all(sorted(order) == sorted(trained) for order in orders)
     kept = file.read_bytes()
-    assert by_gain(tuned, verifier, file) == order and file.read_bytes() == kept
+    assert by_gain(tuned, verifier, WIDE, file) == orders and file.read_bytes() == kept
 
     whole = Search(tuned, verifier, WIDE, 10**9, never=never).all_int8()
     assert whole.kept == never
     budget = DriftBudget(psnr_db=whole.drift.psnr_db + 3, shift=50)
     search = Search(tuned, verifier, budget, 10**9, never=never)
     assert search.all_int8().used > 1
-    point = search.relieve(order)
+    # What one order has at its end another may have first.
+    last = [*(name for name in trained if name != spoilt), spoilt]
+    point = search.relieve([last, orders[0]])
     assert search.satisfied(point) and point.share > 0
     assert never | {spoilt} <= point.kept < never | set(trained)
+    alone = Search(tuned, verifier, budget, 10**9, never=never).relieve([last])
+    assert point.share >= alone.share
+
+
+def test_layers_are_lifted_out_by_the_bound_that_is_missed_too(
+    calibrated: Calibrated, verifier: Verifier, tmp_path: Path
+) -> None:
+    names = [layer.name for layer in calibrated.layers if layer.name in calibrated.quantised][-8:]
+    tuned = replace(calibrated, quantised={name: calibrated.quantised[name] for name in names})
+    file, budget = tmp_path / "without.jsonl", DriftBudget(psnr_db=10, shift=0.01)
+    by_noise, by_budget = by_gain(tuned, verifier, budget, file)
+    whole = verifier.measure(tuned.graph(names))
+    least = 0.002 * sum(layer.macs for layer in tuned.layers if layer.name in names)
+    without = {entry.name: entry for entry in read_lines(file)}
+
+    def gained(name: str, cost: Callable[[Drift], float]) -> float:
+        return (cost(whole) - cost(without[name].drift)) / max(least, without[name].macs)
+
+    assert by_budget == sorted(names, key=lambda name: -gained(name, lambda d: d.worst_shift / 0.01))
+    assert by_noise == sorted(names, key=lambda name: -gained(name, lambda d: d.noise))
+    assert by_budget != by_noise
+
+
+def test_where_nothing_leaves_a_margin_layers_are_put_back_all_the_same(
+    calibrated: Calibrated, verifier: Verifier
+) -> None:
+    part = replace(calibrated, layers=calibrated.layers[-4:])
+    names = [layer.name for layer in part.layers]
+    floor = min(verifier.measure(part.graph([name])).psnr_db for name in names)
+    budget = DriftBudget(psnr_db=floor - 0.7, shift=50)  # the costliest alone: 92 % of it
+    found = search(part, verifier, budget)
+    chosen = found.relieve([names])
+    assert 0.8 < chosen.used <= 1 and found.warnings(chosen)
+    assert chosen.share >= max(point.share for point in found.points if point.used <= 0.95)
+    tried = {chosen.kept - {name} for name in chosen.kept}
+    assert tried <= {point.kept for point in found.points}
 
 
 def test_lines_that_hold_another_budgets_share_are_measured_anew(
