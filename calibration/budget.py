@@ -79,6 +79,10 @@ class Search:
         """Everything in INT8 that can be."""
         return self.measure(frozenset())
 
+    def none_facing(self) -> Point:
+        """Everything in INT8 but what reads or makes a picture: where a search begins."""
+        return self.measure(frozenset(picture_facing(self.calibrated.model, self.calibrated.layers)))
+
     @staticmethod
     def satisfied(point: Point) -> bool:
         """Whether a point keeps the budget with some to spare."""
@@ -111,7 +115,7 @@ class Search:
                 high, best = middle, point
             else:
                 low = middle
-        return self._nearest(names) if best is None else self._put_back(best)
+        return self._nearest(names) if best is None else self._put_back(best, names)
 
     def relieve(self, orders: Sequence[Sequence[str]]) -> Point:
         """The chosen point, as `run` says it, of a network that was fine-tuned for INT8.
@@ -125,9 +129,9 @@ class Search:
         most = len(orders[0])
         count = max(1, most // 16)
         while count < most:
-            points = [self.measure(frozenset(names[:count])) for names in orders]
-            if found := [point for point in points if self.satisfied(point)]:
-                return self._put_back(max(found, key=lambda p: p.share))
+            points = [(self.measure(frozenset(names[:count])), names) for names in orders]
+            if found := [entry for entry in points if self.satisfied(entry[0])]:
+                return self._put_back(*max(found, key=lambda entry: entry[0].share))
             count += -(-count // 2)
         return self._nearest(orders[0])
 
@@ -136,18 +140,19 @@ class Search:
         within = [point for point in self.points if point.used <= 1 and point.share > 0]
         if not within:
             return self.measure(frozenset(names))
-        return self._put_back(max(within, key=lambda p: p.share), CLOSE)
+        return self._put_back(max(within, key=lambda p: p.share), names, CLOSE)
 
-    def _put_back(self, best: Point, most: float = SAFETY) -> Point:
+    def _put_back(self, best: Point, names: Sequence[str], most: float = SAFETY) -> Point:
         """Without those that need not be lifted out, tried the largest first.
 
         Args:
             best: Where to begin.
+            names: Its layers and others; of equally large ones the last is tried first, which costs least.
             most: Part of the budget that the point may use up with a layer more.
         """
         macs = {layer.name: layer.macs for layer in self.calibrated.layers}
-        lifted = sorted(best.kept - self.never, key=lambda name: (-macs[name], name))
-        for name in lifted[: self.tries]:
+        lifted = [name for name in reversed(names) if name in best.kept - self.never]
+        for name in sorted(lifted, key=macs.__getitem__, reverse=True)[: self.tries]:
             point = self.measure(best.kept - {name})
             if point.used <= most:
                 best = point

@@ -44,6 +44,11 @@ class Options:
             )
 
 
+WAYS = (Options(), Options("mse"))
+"""What an export tries. The first cuts little off the one picture that is much brighter, the second rounds
+all others finer; which of them loses less differs from network to network (docs/int8.md)."""
+
+
 @dataclass(frozen=True)
 class Calibrated:
     """A graph of which any part can be had in INT8.
@@ -98,6 +103,75 @@ class Calibrated:
         )
 
 
+@dataclass(frozen=True)
+class Observed:
+    """A graph and what its tensors hold on the calibration pictures, to choose ranges by any calibrator.
+
+    Attributes:
+        model: The FP32 graph, equalised if that was asked for.
+        layers: Its layers, in the graph's order.
+        statistics: Of what each layer reads, by the tensor's name.
+    """
+
+    model: ModelProto
+    layers: Sequence[Layer]
+    statistics: Mapping[str, TensorStatistics]
+
+    def calibrated(self, options: Options, step: Step = lambda *_: None) -> Calibrated:
+        """Chooses ranges and rounds weights; whether to equalise was decided before.
+
+        Args:
+            options: How.
+            step: Told how far it is.
+        """
+        layers, statistics = self.layers, self.statistics
+        weights, biases = weights_of(self.model), dict(biases_of(self.model, layers))
+        scales, calibrators = {}, {}
+        for done, (source, known) in enumerate(statistics.items()):
+            readers = [layer for layer in layers if layer.source == source]
+            scales[source], calibrators[source] = _choose(weights, readers, known, options.calibrator)
+            step("Choosing ranges", done + 1, len(statistics))
+        quantised = {}
+        for done, layer in enumerate(layers):
+            weight, scale = weights[layer.weight], scales[layer.source]
+            patches, levels = statistics[layer.source].patches, NARROW if options.narrow_weights else LEVELS
+            rounded = round_layer(layer, weight, patches, scale, options.compensate, levels)
+            quantised[layer.name] = QuantisedLayer(scale, rounded.weight, rounded.scales)
+            if options.correct_bias:
+                biases[layer.name] = biases.get(layer.name, np.float32(0)) + rounded.bias_shift
+            step("Rounding weights", done + 1, len(layers))
+        return Calibrated(self.model, layers, quantised, biases, calibrators)
+
+
+def observed(
+    model: ModelProto,
+    layers: Sequence[Layer],
+    pictures: Sequence[Image],
+    equalised: bool,
+    cache: Path,
+    step: Step = lambda *_: None,
+) -> Observed:
+    """Runs the graph on the pictures and keeps what ranges are chosen by.
+
+    Args:
+        model: The FP32 graph, of any size that the pictures have.
+        layers: `find_layers` of it.
+        pictures: The calibration crops, of one size, multiples of 4.
+        equalised: Whether to equalise it first.
+        cache: File for the statistics; its name must tell graph, set and observer.
+        step: Told how far it is.
+
+    Raises:
+        ExportError: a tensor holds NaN or infinity.
+    """
+    ready = prepare(model)
+    if equalised:
+        ready = equalise(ready, layers, pictures[:: max(1, len(pictures) // 32)])
+    sources = list(dict.fromkeys(layer.source for layer in layers))
+    file = cache.with_name(f"{cache.stem}{'-equalised' * equalised}.npz")
+    return Observed(ready, layers, observe_cached(file, ready, sources, pictures, step))
+
+
 def calibrate(
     model: ModelProto,
     layers: Sequence[Layer],
@@ -106,44 +180,8 @@ def calibrate(
     cache: Path,
     step: Step = lambda *_: None,
 ) -> Calibrated:
-    """Observes, chooses ranges, rounds.
-
-    Args:
-        model: The FP32 graph, of any size that the pictures have.
-        layers: `find_layers` of it.
-        pictures: The calibration crops, of one size, multiples of 4.
-        options: How.
-        cache: File for the statistics; its name must tell graph, set and observer.
-        step: Told how far it is.
-
-    Raises:
-        ExportError: a tensor holds NaN or infinity.
-    """
-    ready = prepare(model)
-    if options.equalise:
-        ready = equalise(ready, layers, pictures[:: max(1, len(pictures) // 32)])
-    sources = list(dict.fromkeys(layer.source for layer in layers))
-    statistics = observe_cached(
-        cache.with_name(f"{cache.stem}{'-equalised' * options.equalise}.npz"), ready, sources, pictures, step
-    )
-    weights, biases = weights_of(ready), dict(biases_of(ready, layers))
-    scales, calibrators = {}, {}
-    for done, source in enumerate(sources):
-        readers = [layer for layer in layers if layer.source == source]
-        scales[source], calibrators[source] = _choose(
-            weights, readers, statistics[source], options.calibrator
-        )
-        step("Choosing ranges", done + 1, len(sources))
-    quantised = {}
-    for done, layer in enumerate(layers):
-        weight, scale = weights[layer.weight], scales[layer.source]
-        patches, levels = statistics[layer.source].patches, NARROW if options.narrow_weights else LEVELS
-        rounded = round_layer(layer, weight, patches, scale, options.compensate, levels)
-        quantised[layer.name] = QuantisedLayer(scale, rounded.weight, rounded.scales)
-        if options.correct_bias:
-            biases[layer.name] = biases.get(layer.name, np.float32(0)) + rounded.bias_shift
-        step("Rounding weights", done + 1, len(layers))
-    return Calibrated(ready, layers, quantised, biases, calibrators)
+    """Observes, chooses ranges, rounds: `observed`, and `Observed.calibrated`, with their arguments."""
+    return observed(model, layers, pictures, options.equalise, cache, step).calibrated(options, step)
 
 
 def with_ranges(model: ModelProto, layers: Sequence[Layer], steps: Mapping[str, float]) -> Calibrated:

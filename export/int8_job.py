@@ -20,7 +20,7 @@ from sdps.calibration.frames import CalibrationSet, build_set
 from sdps.calibration.layers import Layer, find_layers, picture_facing
 from sdps.calibration.observe import OBSERVER_VERSION, Step
 from sdps.calibration.qdq import infer_types, integer_convolutions
-from sdps.calibration.recipe import Calibrated, Options, calibrate
+from sdps.calibration.recipe import WAYS, Calibrated, Options, observed
 from sdps.calibration.report import Int8Report
 from sdps.calibration.rounding import ROUNDING_VERSION
 from sdps.calibration.sensitivity import (
@@ -148,7 +148,7 @@ def quantise_network(
         ExportError: not even FP16 keeps the budget, or the weights give NaN.
         ParityError: the graph of any size is not the network.
     """
-    if tuned and job.options != Options():
+    if tuned and job.ways is not WAYS:
         raise UsageError("The checkpoint brings trained ranges.", "Leave --calibrator out.")
     if tuned is None:  # which keeps nothing, unless it has to search
         job.check_cache()
@@ -244,24 +244,42 @@ def _trained(ready: _Prepared, tuned: FineTuned, step: Step) -> _Choice:
 
 def _searched(ready: _Prepared, step: Step) -> _Choice:
     """As many layers as the budget allows, calibrated on the set."""
-    job = ready.job
     _refuse_if_fp16_alone_misses(ready)
     stem = _cache_key(ready.model, ready.chosen_set)
-    pictures = [crop.image for crop in ready.chosen_set.calibrate]
-    # CPUs without VNNI run these graphs too, and OpenVINO's and ONNX Runtime's kernels saturate there.
-    options = replace(job.options, narrow_weights=job.rest == "fp32")
-    calibrated = calibrate(ready.model, ready.layers, pictures, options, job.cache / stem, step)
-    search = ready.search(calibrated, step)
-    point = search.all_int8()
-    if search.satisfied(point):
-        return _Choice(calibrated, search.points, point, asdict(options))
+    search, options, notes = _nearest_way(ready, stem, step)
+    if search.satisfied(point := search.all_int8()):
+        return _Choice(search.calibrated, search.points, point, asdict(options))
     # Not by the budget: what is kept is the drift, which holds for any.
     told = f"{options!r}{ROUNDING_VERSION}{ready.manifest.stride}"
-    lines = job.cache / f"{stem}-{_digest(told)[:8]}.jsonl"
-    sensitivities = measure_layers(calibrated, ready.ranking(RANKED_ON), job.budget, lines, step)
+    lines = ready.job.cache / f"{stem}-{_digest(told)[:8]}.jsonl"
+    ranking = ready.ranking(RANKED_ON)
+    sensitivities = measure_layers(search.calibrated, ranking, ready.job.budget, lines, step)
     point = search.run(sensitivities)
-    notes = search.warnings(point)
-    return _Choice(calibrated, search.points, point, asdict(options), sensitivities, notes)
+    notes += search.warnings(point)
+    return _Choice(search.calibrated, search.points, point, asdict(options), sensitivities, notes)
+
+
+def _nearest_way(ready: _Prepared, stem: str, step: Step) -> tuple[Search, Options, list[str]]:
+    """Of the job's ways to calibrate the first that keeps the budget with all in INT8, or else the one that
+    uses least of it where a search begins; and what a report has to say of that."""
+    job = ready.job
+    pictures = [crop.image for crop in ready.chosen_set.calibrate]
+    seen = observed(ready.model, ready.layers, pictures, job.ways[0].equalise, job.cache / stem, step)
+    begun: list[tuple[float, Search, Options]] = []
+    for way in job.ways:
+        # CPUs without VNNI run these graphs too, and OpenVINO's and ONNX Runtime's kernels saturate there.
+        options = replace(way, narrow_weights=job.rest == "fp32")
+        search = ready.search(seen.calibrated(options, step), step)
+        if search.satisfied(search.all_int8()):
+            return search, options, []
+        begun.append((search.none_facing().used, search, options))
+    used, search, options = min(begun, key=lambda entry: entry[0])
+    others = ", ".join(f"{way.calibrator} {part:.0%}" for part, _, way in begun if way is not options)
+    told = (
+        f"Calibrated with {options.calibrator}, which uses {used:.0%} of the drift budget with all but "
+        f"what reads or makes a picture in INT8 ({others})."
+    )
+    return search, options, [told] if others else []
 
 
 def _refuse_if_fp16_alone_misses(ready: _Prepared) -> None:

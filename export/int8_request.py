@@ -10,7 +10,7 @@ from typing import Any
 from sdps.calibration.budget import Point
 from sdps.calibration.drift import BOUND_OPTIONS, Drift, DriftBudget
 from sdps.calibration.frames import CROP, CalibrationSet
-from sdps.calibration.recipe import Options
+from sdps.calibration.recipe import WAYS, Options
 from sdps.core.artifact import atomic_path
 from sdps.core.cache import cache_folder
 from sdps.core.errors import ExportError, SdpsError, UsageError
@@ -32,7 +32,7 @@ class Int8Job:
         allow_overlap: Take pictures of the evaluation set.
         held_out: A folder of pictures that none of the set's may be among.
         rest: What is not INT8 is 'fp16' (GPUs) or 'fp32' (CPUs, which have no FP16 convolutions).
-        options: How to calibrate.
+        ways: How to calibrate; of several the one that drifts least, alike in whether they equalise.
         cache: Folder for statistics and sensitivities.
         truth_options: The options given that only a set with ground truth can answer.
     """
@@ -45,7 +45,7 @@ class Int8Job:
     allow_overlap: bool = False
     held_out: Path | None = None
     rest: str = "fp16"
-    options: Options = field(default_factory=Options)
+    ways: Sequence[Options] = WAYS
     truth_options: Sequence[str] = ()
 
     def check_cache(self) -> None:
@@ -97,13 +97,13 @@ def parse_int8(asked: Mapping[str, Any], min_psnr: float | None) -> Int8Job:
     truth_options = tuple(BOUND_OPTIONS[key] for key in TRUTH_BOUNDS if key in bounds)
     if min_psnr is not None:
         bounds["psnr_db"] = min_psnr
-    options = Options(given.pop("calibrator")) if "calibrator" in given else Options()
+    ways = (Options(given.pop("calibrator")),) if "calibrator" in given else WAYS
     if given.get("rest", REST[0]) not in REST:
         raise UsageError(f"There is no rest {given['rest']!r}.", f"Choose one of {', '.join(REST)}.")
     return Int8Job(
         cache=cache_folder() / "int8",
         budget=DriftBudget(**bounds),
-        options=options,
+        ways=ways,
         truth_options=truth_options,
         **given,
     )

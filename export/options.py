@@ -257,7 +257,8 @@ Calibrator = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="minmax, percentile, entropy, mse, worst-mse (default), or the best for each tensor.",
+        help="minmax, percentile, entropy, mse, worst-mse, or the best for each tensor. Default: worst-mse "
+        "or mse, whichever drifts less.",
         rich_help_panel=INT8_PANEL,
     ),
 ]

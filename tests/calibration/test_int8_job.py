@@ -16,9 +16,10 @@ from sdps.calibration.recipe import Calibrated
 from sdps.core.errors import ParityError, UsageError
 from sdps.core.frame import Image
 from sdps.core.manifest import GraphManifest
-from sdps.export.int8_job import quantise_network
+from sdps.export.int8_job import _nearest_way, _prepare, quantise_network
 from sdps.export.int8_request import parse_int8
 from sdps.export.onnx_export import manifest_of
+from sdps.model import SDPSFNet, SDPSFNetConfig
 from sdps.model.deploy import MEAN, STD
 
 
@@ -48,6 +49,36 @@ def test_a_network_whose_graph_holds_at_one_size_only_is_refused(
     job = parse_int8({"calib": str(tmp_path), "crop_side": 64, "rest": "fp32"}, 20.0)
     with pytest.raises(ParityError, match="traced at any size"):
         quantise_network(network, manifest, job, ("scene", scenes[0]))
+
+
+def test_of_two_calibrators_the_one_that_drifts_less_is_taken(
+    scenes: list[Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for i, scene in enumerate(scenes):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), scene)
+    monkeypatch.setenv("SDPS_HOME", str(tmp_path / "home"))
+    torch.manual_seed(0)
+    network = SDPSFNet(SDPSFNetConfig(tau=0, features=8, scale_unet=4, scale_orb=4, cabs=1)).eval()
+    manifest = GraphManifest("tiny", "0" * 64, "SDPSFNet", {}, "int8", "dynamic", MEAN, STD, __version__)
+
+    def begin(psnr: float, **options: str) -> tuple[str, float, float, list[str]]:
+        """The calibrator taken, what it uses of the budget with all in INT8 and where a search begins."""
+        asked = {"calib": str(tmp_path), "crop_side": 64, "crops": 8, "rest": "fp32", **options}
+        ready = _prepare(
+            network, manifest, parse_int8(asked, psnr), ("scene", scenes[0]), lambda *_: None, None
+        )
+        search, taken, notes = _nearest_way(ready, "tiny", lambda *_: None)
+        return taken.calibrator, search.all_int8().used, search.none_facing().used, notes
+
+    alone = {name: begin(90.0, calibrator=name)[2] for name in ("worst-mse", "mse")}
+    taken, whole, used, (note,) = begin(90.0)
+    assert used == min(alone.values()) == alone[taken] and whole > 1
+    (other,) = alone.keys() - {taken}
+    assert (
+        f"Calibrated with {taken}, which uses {used:.0%}" in note and f"({other} {alone[other]:.0%})" in note
+    )
+    # The first that keeps the budget with all in INT8 is as good as any.
+    assert begin(20.0)[0] == "worst-mse" and not begin(20.0)[3]
 
 
 def test_the_graph_that_is_quantised_still_tells_its_rewrites(
