@@ -17,6 +17,9 @@ from sdps.core.metrics import psnr_of
 
 TILE = 128
 """Side of the tiles, in pixels, of which the worst is held to a bound of its own."""
+EXACT_DB = 60.0
+"""A picture that FP32 restores as well as that, such as a dry one, has no part in the mean loss: from nothing
+to half a level are tens of decibels. Its tiles and its colours count."""
 VISIBLE_DB = 45.0
 """PSNR of a tile above this counts as this: an error of about one level, which nobody sees, is
 all that is left, and a flat tile that FP32 restores exactly would else lose tens of decibels."""
@@ -48,7 +51,8 @@ class Drift:
     """What INT8 costs on the verification pictures.
 
     Attributes:
-        loss_db: Lost PSNR against the ground truth by group, mean of its pictures; empty without truth.
+        loss_db: Lost PSNR against the ground truth by group, mean of its pictures but for those that FP32
+            restores to EXACT_DB; empty without truth.
         tile_db: The same of the worst single tile, 0 without truth.
         shift: Mean change of each RGB channel in 8-bit levels, by group.
         psnr_db: Least PSNR of a picture against FP32's.
@@ -88,8 +92,8 @@ class Drift:
         """Rounded, for reports and manifests."""
         return {
             "loss_db": {key: round(value, 4) for key, value in self.loss_db.items()},
-            "worst_tile_db": round(self.tile_db, 4),
-            "p99_tile_db": round(self.tile_p99_db, 4),
+            "worst_tile_db": round(self.tile_db, 4) if self.loss_db else None,
+            "p99_tile_db": round(self.tile_p99_db, 4) if self.loss_db else None,
             "mean_shift": {key: [round(v, 3) for v in values] for key, values in self.shift.items()},
             "worst_picture_shift": round(self.picture_shift, 3),
             "psnr_to_fp32_db": _finite(self.psnr_db),
@@ -194,7 +198,9 @@ class Verifier:
             tile_psnr = min(tile_psnr, _psnr(max(_tile_means(difference**2))))
             if pair.clean is not None:
                 old, new = _errors(before, pair.clean), _errors(after, pair.clean)
-                losses.setdefault(pair.group, []).append(_psnr(float(old.mean())) - _psnr(float(new.mean())))
+                counted, decibels = losses.setdefault(pair.group, []), _psnr(float(old.mean()))
+                if decibels < EXACT_DB:
+                    counted.append(decibels - _psnr(float(new.mean())))
                 tiles += _tile_losses(old, new)
         picture_shift = max(
             (float(abs(one).max()) for values in shifts.values() for one in values), default=0.0
@@ -203,7 +209,7 @@ class Verifier:
         for key, values in shifts.items():
             red, green, blue = np.mean(values, axis=0)
             shift[key] = (float(red), float(green), float(blue))
-        loss = {key: float(np.mean(values)) for key, values in losses.items()}
+        loss = {key: float(np.mean(values or [0.0])) for key, values in losses.items()}
         ranked = np.percentile(tiles or [0.0], [99, 100], method="inverted_cdf")  # not between two tiles
         usual, worst = (max(0.0, float(value)) for value in ranked)
         return Drift(loss, worst, shift, psnr, float(np.mean(noise)), picture_shift, tile_psnr, usual)

@@ -19,7 +19,7 @@ import numpy as np
 from sdps.calibration.crops import FLAT, Crop, choose, cut
 from sdps.calibration.entry import Entry, UnequalError, UnreadableError
 from sdps.calibration.grouping import scenes, split_film, split_groups
-from sdps.calibration.held_out import hashes_below, perceptual_hash, refuse_overlap
+from sdps.calibration.held_out import hashes_below, oriented_hashes, refuse_overlap
 from sdps.calibration.observe import Step
 from sdps.calibration.origins import Origin, open_origin
 from sdps.core.errors import UsageError
@@ -100,12 +100,15 @@ def build_set(
     notes = list(source.notes)
     survey = _survey(source, side, _ticks(READING, len(source.entries), step))
     notes += survey.notes
-    told = {entry.name: digits for entry, digits in zip(survey.usable, survey.hashes, strict=True) if digits}
+    told = {entry.name: known for entry, known in zip(survey.usable, survey.hashes, strict=True) if known}
     if not allow_overlap:
         refuse_overlap(told)
     if held_out is not None:
         refuse_overlap(told, kept_apart, str(held_out))
-        notes.append(f"None of its pictures is among the {len(kept_apart)} of {held_out}.")
+        notes.append(
+            f"None of its pictures looks like one of the {len(kept_apart)} of {held_out}, turned or mirrored "
+            "ones included; parts cut out of one are not recognised."
+        )
         if unread:
             notes.append(f"Of {held_out}, {len(unread)} could not be read and compared: {listed(unread)}.")
     names, looked_at = (len({entry.name for entry in some}) for some in (survey.usable, source.entries))
@@ -163,13 +166,13 @@ class _Survey:
 
     Attributes:
         usable: The pictures that can be cut.
-        hashes: Of each of them; None of a flat one.
+        hashes: `oriented_hashes` of each of them; None of a flat one.
         different: How many differ at all; 0 for pictures of several sizes, which are no camera's.
         notes: What was left out.
     """
 
     usable: Sequence[Entry]
-    hashes: Sequence[str | None]
+    hashes: Sequence[tuple[str, ...] | None]
     different: int
     notes: Sequence[str]
 
@@ -177,8 +180,8 @@ class _Survey:
 def _survey(source: Origin, side: int, tick: Callable[[], None]) -> _Survey:
     """Reads every picture once, however many rains it is there in."""
     usable: list[Entry] = []
-    hashes: list[str | None] = []
-    known: dict[str, str | None] = {}
+    hashes: list[tuple[str, ...] | None] = []
+    known: dict[str, tuple[str, ...] | None] = {}
     seen: set[str] = set()
     contents: set[str] = set()
     shapes: set[tuple[int, ...]] = set()
@@ -205,7 +208,7 @@ def _survey(source: Origin, side: int, tick: Callable[[], None]) -> _Survey:
             small += 1
             continue
         usable.append(entry)
-        known[entry.name] = _hash(picture.rainy if picture.clean is None else picture.clean)
+        known[entry.name] = _hashes(picture.rainy if picture.clean is None else picture.clean)
         hashes.append(known[entry.name])
         contents.add(picture.sha256)
         shapes.add(picture.rainy.shape)
@@ -216,9 +219,9 @@ def _survey(source: Origin, side: int, tick: Callable[[], None]) -> _Survey:
     return _Survey(usable, hashes, len(contents) if len(shapes) == 1 else 0, notes)
 
 
-def _hash(image: Image) -> str | None:
+def _hashes(image: Image) -> tuple[str, ...] | None:
     """None of a flat picture, whose hash would be that of every other."""
-    return None if np.ptp(image, axis=(0, 1)).max() <= 2 * FLAT else perceptual_hash(image)
+    return None if np.ptp(image, axis=(0, 1)).max() <= 2 * FLAT else oriented_hashes(image)
 
 
 def _split(source: Origin, survey: _Survey) -> tuple[list[Entry], list[Entry], list[str]]:

@@ -11,16 +11,18 @@ from sdps.calibration.held_out import NEAR
 _ONES = np.array([value.bit_count() for value in range(256)], np.uint8)
 
 
-def scenes(hashes: Sequence[str | None]) -> list[int]:
+def scenes(hashes: Sequence[Sequence[str] | None]) -> list[int]:
     """The number of the scene that each picture shows, counted from 0 as they come.
 
-    Pictures are of one scene where their hashes differ in at most NEAR bits, also by way of others.
+    Pictures are of one scene where their hashes, of one as it is and of the other turned or mirrored, differ
+    in at most NEAR bits, also by way of others.
 
     Args:
-        hashes: `perceptual_hash` of each; None for one that is like no other.
+        hashes: `oriented_hashes` of each; None for one that is like no other.
     """
     found = [-1] * len(hashes)
-    digits = np.array([list(bytes.fromhex(digits or "0" * 16)) for digits in hashes], np.uint8).reshape(-1, 8)
+    upright = [bytes.fromhex(known[0] if known else "0" * 16) for known in hashes]
+    digits = np.array([list(one) for one in upright], np.uint8).reshape(-1, 8)
     free = np.array([known is not None for known in hashes], bool)
     number = -1
     for first, known in enumerate(hashes):
@@ -30,7 +32,8 @@ def scenes(hashes: Sequence[str | None]) -> list[int]:
         found[first], free[first] = number, False
         waiting = [first] if known is not None else []
         while waiting:
-            bits = _ONES[digits ^ digits[waiting.pop()]].sum(1)
+            turned = [np.frombuffer(bytes.fromhex(one), np.uint8) for one in hashes[waiting.pop()] or ()]
+            bits = np.min([_ONES[digits ^ one].sum(1) for one in turned], axis=0)
             near = np.flatnonzero(free & (bits <= NEAR))
             free[near] = False
             for other in near.tolist():

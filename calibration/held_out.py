@@ -3,11 +3,12 @@
 64-bit DCT hashes (`imagehash.phash`) of the split 'evaluate' of training/photos.csv, whole pictures
 at 960 pixels; a test holds them to the photographs. They survive scaling, compression and most rain: in heavy
 rain about one picture in fifty differs in more bits than are allowed for, so clean ones tell more surely.
+Turned and mirrored pictures are compared too; what is cut out of one is another picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +49,17 @@ def perceptual_hash(image: Image) -> str:
     return str(imagehash.phash(pil.fromarray(image)))
 
 
+def oriented_hashes(image: Image) -> tuple[str, ...]:
+    """The same of the picture as it is, and of its quarter turns and their mirror images: eight."""
+    pil = need("PIL.Image", "int8")
+    # What phash itself shrinks a picture to, once for all of them.
+    small = np.asarray(pil.fromarray(image).convert("L").resize((32, 32), pil.Resampling.LANCZOS))
+    turned = [np.rot90(small, quarter) for quarter in range(4)]
+    return tuple(
+        perceptual_hash(np.ascontiguousarray(one)) for one in (*turned, *(t[:, ::-1] for t in turned))
+    )
+
+
 def hashes_below(folder: Path, step: Step = lambda *_: None) -> tuple[list[str], list[str]]:
     """The hash of every picture in a folder and those below it, and the names of what cannot be read.
 
@@ -73,17 +85,20 @@ def hashes_below(folder: Path, step: Step = lambda *_: None) -> tuple[list[str],
             hashes.append(perceptual_hash(np.ascontiguousarray(bgr[:, :, ::-1])))
         step(HELD_OUT, done, len(files))
     if not hashes:
-        raise UsageError(f"There are no pictures in {folder}.", "Give the folder that you evaluate on.")
+        why = f"Of the {len(files)} pictures in {folder} none can be compared: they are flat or not readable."
+        raise UsageError(
+            why if files else f"There are no pictures in {folder}.", "Give the folder that you evaluate on."
+        )
     return hashes, unread
 
 
 def refuse_overlap(
-    pictures: Mapping[str, str], held_out: Iterable[str] = EVALUATION_HASHES, folder: str = ""
+    pictures: Mapping[str, Sequence[str]], held_out: Iterable[str] = EVALUATION_HASHES, folder: str = ""
 ) -> None:
     """Refuses a calibration set that shares pictures with what is evaluated on.
 
     Args:
-        pictures: Name to hash of every whole picture of the set.
+        pictures: Name to `oriented_hashes` of every whole picture of the set.
         held_out: Hashes of the evaluation pictures.
         folder: Where they lie; '' for those of sdps.
 
@@ -93,8 +108,8 @@ def refuse_overlap(
     forbidden = [int(digits, 16) for digits in held_out]
     shared = [
         name
-        for name, digits in pictures.items()
-        if any((int(digits, 16) ^ other).bit_count() <= NEAR for other in forbidden)
+        for name, hashes in pictures.items()
+        if any((int(digits, 16) ^ other).bit_count() <= NEAR for digits in hashes for other in forbidden)
     ]
     if shared:
         raise UsageError(

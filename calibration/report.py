@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shutil
 import tempfile
@@ -102,8 +103,9 @@ class Int8Report:
         ]
         for point in pareto(self.points, self.chosen):
             drift = point.drift
+            lost = f"{drift.worst_loss:.3f} | {drift.tile_db:.2f}" if drift.loss_db else "- | -"  # no truth
             lines.append(
-                f"| {point.share:.2%} | {len(point.kept)} | {drift.worst_loss:.3f} | {drift.tile_db:.2f} | "
+                f"| {point.share:.2%} | {len(point.kept)} | {lost} | "
                 f"{drift.worst_shift:.3f} | {drift.picture_shift:.3f} | {drift.psnr_db:.1f} | "
                 f"{drift.tile_psnr_db:.1f} | {point.used:.0%} | "
                 f"{'chosen' if point is self.chosen else ''} |"
@@ -121,7 +123,7 @@ class Int8Report:
         """`FILES` in a folder; returns their paths."""
         paths = [folder / name for name in FILES]
         write_json(paths[0], self.to_json())
-        write_bytes(paths[1], self.to_markdown().encode())
+        write_bytes(paths[1], self.to_markdown().encode("utf-8", "backslashreplace"))
         with atomic_path(paths[2]) as temporary:
             plot(self, temporary)
         return paths
@@ -132,7 +134,7 @@ def report_folder(folder: Path) -> Iterator[Path]:
     """Yields an empty folder beside `folder`; its files go there if the body succeeds.
 
     A report that cannot be written is found out before the body and its minutes of work; if the body
-    raises, `folder` stays as it was.
+    raises, `folder` stays as it was. One process at a time works on a report: its graph is locked.
 
     Raises:
         MissingDependency: matplotlib is not installed.
@@ -148,6 +150,8 @@ def report_folder(folder: Path) -> Iterator[Path]:
         raise SdpsError(f"The folder {folder} is not writable.", "Choose another output folder.")
     with _writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # by a run that was killed
+            shutil.rmtree(left, ignore_errors=True)
         made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".tmp", dir=folder.parent))
     try:
         yield made

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -19,6 +21,7 @@ from sdps.calibration.layers import Layer
 from sdps.calibration.observe import Step
 from sdps.calibration.recipe import Calibrated
 from sdps.core.artifact import write_bytes
+from sdps.core.errors import SdpsError
 from sdps.core.frame import Image
 
 RANKED_ON = 6
@@ -146,10 +149,27 @@ def _each(
         for done, layer in enumerate(layers):
             if layer.name not in known:
                 known[layer.name] = Alone(layer.name, layer.macs, measure(layer.name))
-                stream.write(json.dumps(asdict(known[layer.name])) + "\n")
-                stream.flush()
+                _keep(stream, json.dumps(asdict(known[layer.name])) + "\n", file)
             step(f"Measuring {what}", done + 1, len(layers))
     return [known[layer.name] for layer in layers]
+
+
+def _keep(stream: IO[str], line: str, file: Path) -> None:
+    """Appends a line to the file at once.
+
+    Raises:
+        SdpsError: it cannot be written, which would else be taken for the output's failure.
+    """
+    try:
+        stream.write(line)
+        stream.flush()
+    except OSError as error:
+        with suppress(OSError):
+            stream.close()  # what it still holds is not written at the end
+        raise SdpsError(
+            f"What is measured cannot be kept in {file}: {error.strerror}.",
+            "Make room there, or name another folder with SDPS_HOME; the same command goes on from there.",
+        ) from error
 
 
 def ranking_pairs(
@@ -184,7 +204,7 @@ def read_lines(file: Path) -> list[Alone]:
     of versions that kept no drift, or less of one."""
     found = []
     if file.is_file():
-        for line in file.read_text(encoding="utf-8").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 stored = json.loads(line)
                 found.append(Alone(stored["name"], stored["macs"], Drift.restored(stored["drift"])))

@@ -72,8 +72,9 @@ def write_bytes(target: Path, data: bytes) -> None:
 
 
 def write_json(target: Path, value: Any) -> None:
-    """Writes `value` as indented UTF-8 JSON atomically."""
-    write_bytes(target, (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode())
+    """Writes `value` as indented UTF-8 JSON atomically; bytes of file names that are no UTF-8 are escaped."""
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(target, text.encode("utf-8", "backslashreplace"))
 
 
 def sha256_of(path: Path) -> str:

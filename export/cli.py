@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from pathlib import Path
@@ -148,7 +149,7 @@ def export(
         shapes = request.sizes.profiles(exported.manifest.stride)
         plan = EnginePlan(flavour, shapes, options, timing_cache, rebuild, refit, job.picture, bounds)
         _build_engine(graph, plan, quiet)
-    _say(quiet, f"Run it: sdps-run --model {graph} --input rain.jpg --output restored.png")
+    _say(quiet, f"Run it: sdps-run --model {shlex.quote(str(graph))} --input rain.jpg --output restored.png")
 
 
 def _write_graph(job: ExportJob, graph: Path, bounds: Bounds, explained: bool, quiet: bool) -> Exported:
@@ -211,7 +212,9 @@ def _export_family(job: ExportJob, out: Path, bounds: Bounds, quiet: bool) -> No
             made=lambda exported: None if quiet else show_parity(exported, bounds),
         )
     typer.echo(str(path))
-    _say(quiet, f"Run it: sdps-run --model {path} --exit auto --latency-target 40 --camera 0")
+    _say(
+        quiet, f"Run it: sdps-run --model {shlex.quote(str(path))} --exit auto --latency-target 40 --camera 0"
+    )
 
 
 def _inspect(path: Path, require: str | None, as_json: bool) -> None:

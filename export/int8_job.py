@@ -44,6 +44,8 @@ from sdps.export.parity import Bounds, SizeError, measure_drift, worst_of
 from sdps.export.precision import to_fp16
 from sdps.export.rehearsal import rehearse
 
+LEAST_INT8 = 0.01
+"""Share of the multiply-accumulates below which nobody would call a graph INT8."""
 _TUNED = (
     "Ranges and weights were trained for INT8 (sdps-train --qat); the drift is against the FP32 weights "
     "that the training began with."
@@ -156,8 +158,9 @@ def quantise_network(
     choice = _trained(ready, tuned, step) if tuned else _searched(ready, step)
     graph, rewrites = _finish(ready, choice, step)
     choice = _verified_with_rest(ready, choice)
-    if choice.point.used > 1 or not len(choice.point.kept) < len(ready.layers):
-        raise refusal(choice.points, job.budget, tuned is not None, choice.point)
+    if choice.point.used > 1 or choice.point.share < LEAST_INT8:
+        worth = [point for point in choice.points if point.share >= LEAST_INT8]
+        raise refusal(worth, job.budget, tuned is not None, choice.point)
     describe(graph, replace(manifest, rewrites=rewrites, int8=_summary(ready, choice, graph)))
     return Quantised(graph, _report(ready, choice))
 
@@ -343,6 +346,12 @@ def _summary(ready: _Prepared, choice: _Choice, graph: onnx.ModelProto) -> dict[
 
 
 def _report(ready: _Prepared, choice: _Choice) -> Int8Report:
+    possible = sum(layer.macs for layer in ready.layers) / max(1, ready.macs)
+    never = [
+        f"{1 - possible:.1%} of the multiply-accumulates stay in floating point whatever the budget: grouped "
+        "convolutions, those over one or three dimensions or with weights that are shared or computed, "
+        "products of matrices, and what a global mean feeds."
+    ]
     return Int8Report(
         ready.manifest.name,
         ready.job.budget,
@@ -352,7 +361,7 @@ def _report(ready: _Prepared, choice: _Choice) -> Int8Report:
         {layer.name: layer.weight for layer in ready.layers},
         ready.chosen_set.to_json(),
         {**choice.settings, "rest": ready.job.rest},
-        (*ready.chosen_set.notes, *choice.notes),
+        (*ready.chosen_set.notes, *choice.notes, *(never if possible < 0.99 else ())),
         choice.reasons,
     )
 

@@ -96,6 +96,16 @@ def test_a_worst_tile_that_stands_alone_is_told_from_many(
     assert "worst tile 6.02 of 0.5 dB (99 of 100 at most 0.00)" in DriftBudget().explain(alone)
 
 
+def test_pictures_that_are_restored_exactly_do_not_decide_the_mean_loss(
+    same: onnx.ModelProto, brighter: onnx.ModelProto
+) -> None:
+    dry, rainy = Pair(flat(200), flat(200), "light"), Pair(flat(200), flat(190), "light")
+    drift = Verifier(same, [rainy, dry]).measure(brighter)
+    assert drift.loss_db == {"light": pytest.approx(20 * math.log10(2))}
+    assert drift.tile_db == pytest.approx(45 - 10 * math.log10(255**2 / 10**2))  # the dry one's counts
+    assert Verifier(same, [dry]).measure(brighter).loss_db == {"light": 0}
+
+
 def test_without_truth_the_worst_tile_is_told(same: onnx.ModelProto, brighter: onnx.ModelProto) -> None:
     picture = flat(128, 256, 384)
     picture[128:, 256:] = 200
@@ -104,6 +114,7 @@ def test_without_truth_the_worst_tile_is_told(same: onnx.ModelProto, brighter: o
     assert drift.tile_psnr_db == pytest.approx(alone)
     assert drift.psnr_db == pytest.approx(alone + 10 * math.log10(6))
     assert drift.to_json()["worst_tile_psnr_to_fp32_db"] == pytest.approx(alone, abs=0.01)
+    assert drift.to_json()["worst_tile_db"] is drift.to_json()["p99_tile_db"] is None
     assert f"({alone:.1f} in the worst tile)" in DriftBudget().explain(drift)
 
 

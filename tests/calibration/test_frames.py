@@ -11,7 +11,7 @@ import pytest
 
 from sdps.calibration.crops import features, k_centres
 from sdps.calibration.frames import build_set
-from sdps.calibration.held_out import EVALUATION_HASHES, perceptual_hash, refuse_overlap
+from sdps.calibration.held_out import EVALUATION_HASHES, oriented_hashes, perceptual_hash, refuse_overlap
 from sdps.core.errors import SdpsError, UsageError
 from sdps.core.frame import Image
 from sdps.training.photos import fetch_photos, load_photo, photo_list
@@ -125,8 +125,12 @@ def test_a_picture_is_recognised_after_scaling_and_rain() -> None:
     rainy = np.where(rng.random((150, 200, 1)) < 0.1, 230, smaller).astype(np.uint8)
     mine = [perceptual_hash(picture)]
     with pytest.raises(UsageError, match=r"a\.png.*--allow-overlap"):
-        refuse_overlap({"a.png": perceptual_hash(rainy)}, mine)
-    refuse_overlap({"b.png": perceptual_hash(scene(4, 240, 320))}, mine)
+        refuse_overlap({"a.png": oriented_hashes(rainy)}, mine)
+    for turned in (rainy[:, ::-1], rainy[::-1], np.rot90(rainy), np.rot90(rainy, 3)[::-1]):
+        with pytest.raises(UsageError, match=r"c\.png"):
+            refuse_overlap({"c.png": oriented_hashes(np.ascontiguousarray(turned))}, mine)
+    refuse_overlap({"b.png": oriented_hashes(scene(4, 240, 320))}, mine)
+    assert oriented_hashes(picture)[0] == mine[0]
 
 
 def test_the_evaluation_hashes_are_those_of_the_photographs() -> None:
@@ -139,4 +143,4 @@ def test_the_evaluation_hashes_are_those_of_the_photographs() -> None:
     for photo, stored in list(zip(photos, EVALUATION_HASHES, strict=True))[::5]:
         assert perceptual_hash(load_photo(folder / photo.path)) == stored
         with pytest.raises(UsageError, match="shares pictures"):
-            refuse_overlap({photo.path: stored})
+            refuse_overlap({photo.path: [stored]})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +51,15 @@ def export(*arguments: str | Path) -> Any:
 
 
 def test_to_files(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "an out"
+    stem = "random-int8-61x90"
+    (out / f".{stem}.int8.killed.tmp").mkdir(parents=True)  # by a run that could not clean up
+    shutil.copy(folder / "0.png", folder / "00.png")
+    (folder / "0.png").rename(folder / os.fsdecode(b"\xff\xfe.png"))  # as old archives have them
     options = ("--int8", "--calib", folder, "--calib-size", "64", "--calib-crops", "12", "--size", "61x90")
     limits = ("--min-psnr", "25", "--max-mean-shift", "3", "--engine", "none")
     result = export(checkpoint, "--out", out, *options, *limits)
     assert result.exit_code == 0, result.output
-    stem = "random-int8-61x90"
     assert {p.name for p in out.iterdir()} == {f"{stem}.onnx", f"{stem}.int8"}
     assert {p.name for p in (out / f"{stem}.int8").iterdir()} == {"report.json", "report.md", "pareto.png"}
     model = onnx.load(out / f"{stem}.onnx")
@@ -75,6 +80,9 @@ def test_to_files(checkpoint: Path, folder: Path, tmp_path: Path) -> None:
     assert all(note in result.stderr for note in report["notes"])
     assert report["chosen"]["worst_tile_psnr_to_fp32_db"] <= report["chosen"]["psnr_to_fp32_db"]
     assert len(report["points"]) == 1  # as it is delivered, with FP16, and not beside it with FP32
+    assert "| 0 | - | - |" in (out / f"{stem}.int8" / "report.md").read_text()  # no truth, no loss
+    assert f"sdps-run --model '{out}/{stem}.onnx'" in result.stderr
+    assert not list(out.glob(".*"))
 
 
 @pytest.mark.parametrize("bound", ["--max-drift", "--max-tile-drift", "--max-mean-shift"])
@@ -122,6 +130,19 @@ def test_an_impossible_budget_writes_nothing(checkpoint: Path, folder: Path, tmp
     assert "misses the drift budget" in result.stderr
     assert "Lower --min-psnr or widen --max-mean-shift" in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+    assert not out.exists()
+
+
+def test_a_graph_with_next_to_nothing_in_int8_is_not_written(
+    checkpoint: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    # In this network some layers change nothing; what is left of them is more than the real bound.
+    monkeypatch.setattr("sdps.export.int8_job.LEAST_INT8", 0.98)
+    options = ("--int8", "--calib", folder, "--calib-size", "64", "--engine", "none", "--quiet")
+    result = export(checkpoint, "--out", out, *options, "--int8-rest", "fp32", "--max-mean-shift", "0.000001")
+    assert result.exit_code == 1
+    assert "No choice of INT8 layers keeps the drift budget. The nearest, " in result.stderr
     assert not out.exists()
 
 

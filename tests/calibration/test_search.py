@@ -79,7 +79,8 @@ def test_sensitivities_resume_where_they_were_killed(
     drift = Drift({}, 0.0, {"scenes": (0.0, 0.0, 0.0)}, 27.0, noise=123.0)
     known = [Alone(name, 7, drift) for name in names[:-2]]
     lines = [json.dumps(asdict(entry)) for entry in known]
-    file.write_text("\n".join(lines) + '\n{"name": "' + names[-2])  # killed in the middle of a line
+    torn = b'\n{"name":"\xff"}\n{"name": "' + names[-2].encode()  # a damaged one; killed amid another
+    file.write_bytes("\n".join(lines).encode() + torn)
     seen: list[int] = []
     results = measure_layers(calibrated, verifier, WIDE, file, lambda _, done, __: seen.append(done))
     assert [r.name for r in results] == names
