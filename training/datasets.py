@@ -97,7 +97,7 @@ def recognise(folder: Path) -> DataSet:
         raise UsageError(f"There is no folder {folder}.", "Give a folder of rainy and clean pictures.")
     found = _recognise(folder)
     if not found.parts:
-        why = "No folder in it is called input or rain, target or norain."
+        why = _lacking(folder)
         below = [str(inside) for inside in _folders(folder) if _recognise(inside).parts]
         hint = f"Did you mean {' or '.join(below[:SHOWN])}?" if below else ""
         raise UsageError(
@@ -106,6 +106,17 @@ def recognise(folder: Path) -> DataSet:
             hint or "Put them into input/ and target/ under the same names.",
         )
     return found
+
+
+def _lacking(folder: Path) -> str:
+    """Which of the two folders that make a set is not there, or holds no picture."""
+    lone = next((found for names in (INPUTS, TARGETS) if (found := _find(folder, names))), None)
+    if lone is None:
+        return "No folder with pictures in it is called input or rain, target or norain."
+    return (
+        f"Beside {lone.relative_to(folder)}/ there is no folder with pictures that is called "
+        f"{'target or norain' if _find(folder, INPUTS) else 'input or rain'}."
+    )
 
 
 def _recognise(folder: Path) -> DataSet:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
 from pathlib import Path
@@ -216,6 +217,21 @@ def test_a_truncated_picture_is_named(tmp_path: Path) -> None:
 def test_folders_without_pairs(files: list[str], tmp_path: Path) -> None:
     put(tmp_path, *files)
     with pytest.raises(UsageError, match="holds no pairs"):
+        recognise(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("there", "told"),
+    [
+        ("input", "Beside input/ there is no folder with pictures that is called target or norain."),
+        ("norain", "Beside norain/ there is no folder with pictures that is called input or rain."),
+        ("wet", "No folder with pictures in it is called input or rain, target or norain."),
+    ],
+)
+def test_the_half_of_a_set_that_is_missing_is_named(there: str, told: str, tmp_path: Path) -> None:
+    put(tmp_path, f"{there}/1.png")
+    (tmp_path / "target").mkdir()  # empty: it counts for nothing
+    with pytest.raises(UsageError, match=re.escape(told)):
         recognise(tmp_path)
 
 
