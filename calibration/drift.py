@@ -121,16 +121,19 @@ class DriftBudget:
         loss_db: Lost PSNR against the ground truth, mean of a group.
         tile_db: The same of the worst tile.
         shift: Mean change of a channel in 8-bit levels.
-        psnr_db: Least PSNR against FP32, used where there is no ground truth.
+        psnr_db: Least PSNR of a picture against FP32, used where there is no ground truth.
+        floor: Whether `psnr_db` holds beside a ground truth as well, because somebody asked for it.
     """
 
     loss_db: float = 0.1
     tile_db: float = 0.5
     shift: float = 0.25
     psnr_db: float = 40.0
+    floor: bool = False
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name in BOUND_OPTIONS:
+            value = getattr(self, name)
             # Nothing compares with NaN, and infinity bounds nothing: either would accept every drift.
             if not (math.isfinite(value) and value > 0):
                 raise UsageError(
@@ -143,7 +146,7 @@ class DriftBudget:
         used = [drift.worst_shift / self.shift]
         if drift.loss_db:
             used += [drift.worst_loss / self.loss_db, drift.tile_db / self.tile_db]
-        else:
+        if self.floor or not drift.loss_db:
             # In decibels 0 would be no drift at all; errors add in amplitude.
             used.append(10 ** ((self.psnr_db - drift.psnr_db) / 20))
         return max(used)
@@ -156,9 +159,10 @@ class DriftBudget:
             usual = f"99 of 100 at most {drift.tile_p99_db:.2f}"
             parts.insert(0, f"loss {drift.worst_loss:.3f} of {self.loss_db:g} dB")
             parts.insert(1, f"worst tile {drift.tile_db:.2f} of {self.tile_db:g} dB ({usual})")
-        else:
+        if self.floor or not drift.loss_db:
             worst = f"{drift.tile_psnr_db:.1f} in the worst tile"
-            parts.insert(0, f"{drift.psnr_db:.1f} dB to FP32 where {self.psnr_db:g} are asked for ({worst})")
+            floor = f"{drift.psnr_db:.1f} dB to FP32 where {self.psnr_db:g} are asked for ({worst})"
+            parts.insert(len(parts) - 1, floor)
         return ", ".join(parts)
 
 

@@ -85,18 +85,16 @@ def parse_int8(asked: Mapping[str, Any], min_psnr: float | None) -> Int8Job:
     Args:
         asked: `calib`; `loss_db`, `tile_db`, `shift` of the budget; `crops`, `crop_side`,
             `calibrator`, `rest`, `allow_overlap`, `held_out`.
-        min_psnr: Floor in dB against FP32, for sets without ground truth.
+        min_psnr: Floor in dB against FP32; None for the default, which is for sets without ground truth.
 
     Raises:
         UsageError: a value is out of range or there is no such rest or calibrator.
     """
     given = {key: value for key, value in asked.items() if value is not None}
-    bounds: dict[str, float] = {
-        key: given.pop(key) for key in ("loss_db", "tile_db", "shift") if key in given
-    }
+    bounds: dict[str, Any] = {key: given.pop(key) for key in ("loss_db", "tile_db", "shift") if key in given}
     truth_options = tuple(BOUND_OPTIONS[key] for key in TRUTH_BOUNDS if key in bounds)
     if min_psnr is not None:
-        bounds["psnr_db"] = min_psnr
+        bounds |= {"psnr_db": min_psnr, "floor": True}
     ways = (Options(given.pop("calibrator")),) if "calibrator" in given else WAYS
     if given.get("rest", REST[0]) not in REST:
         raise UsageError(f"There is no rest {given['rest']!r}.", f"Choose one of {', '.join(REST)}.")
@@ -129,7 +127,7 @@ def refusal(
         told += f", {nearest.share:.1%} in INT8: {budget.explain(nearest.drift)}"
     return ExportError(
         f"{told}; no file was written.",
-        f"{_widen(any(point.drift.loss_db for point in points))}, {other_rest}or fine-tune "
+        f"{_widen(any(point.drift.loss_db for point in points), budget.floor)}, {other_rest}or fine-tune "
         + ("for longer." if tuned else "with sdps-train --qat."),
     )
 
@@ -138,12 +136,13 @@ def fp16_refusal(floor: Drift, budget: DriftBudget) -> ExportError:
     """That FP16 alone, with no layer in INT8, drifts by `floor`, which is too much."""
     return ExportError(
         f"FP16 alone misses the drift budget: {budget.explain(floor)}; no file was written.",
-        f"{_widen(bool(floor.loss_db))}, or use --int8-rest fp32.",
+        f"{_widen(bool(floor.loss_db), budget.floor)}, or use --int8-rest fp32.",
     )
 
 
-def _widen(truth: bool) -> str:
+def _widen(truth: bool, floor: bool) -> str:
     """Which bounds hold for a set with ground truth, or without."""
     if truth:
-        return "Widen --max-drift, --max-tile-drift or --max-mean-shift"
+        lower = "Lower --min-psnr, widen" if floor else "Widen"
+        return f"{lower} --max-drift, --max-tile-drift or --max-mean-shift"
     return "Lower --min-psnr or widen --max-mean-shift"

@@ -67,6 +67,14 @@ def test_budget_used() -> None:
     without = Drift({}, 0.0, {"a": (0.0, 0.0, 0.0)}, 34.0)
     assert budget.excess(without) == pytest.approx(1.995, abs=0.01)  # 6 dB are twice the error
     assert "34.0 dB" in budget.explain(without)
+    # A floor that somebody asked for holds beside the ground truth, too.
+    both = Drift({"heavy": 0.05}, 0.2, {"heavy": (0.0, 0.0, 0.0)}, 34.0)
+    assert budget.excess(both) == pytest.approx(0.5)
+    asked = replace(budget, floor=True)
+    assert asked.excess(both) == pytest.approx(1.995, abs=0.01)
+    assert "loss 0.050 of 0.1 dB" in asked.explain(both) and "34.0 dB to FP32 where 40" in asked.explain(both)
+    missed = Point(frozenset(), 1.0, both, asked.excess(both))
+    assert refusal([missed], asked, tuned=False).remedy.startswith("Lower --min-psnr, widen --max-drift")
     with pytest.raises(UsageError, match="positive"):
         DriftBudget(loss_db=0)
 
