@@ -26,6 +26,9 @@ from sdps.core.version import __version__
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+# Windows has no SIGHUP, which comes where a terminal or an SSH session is closed.
+ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
 EXTRA_OF = {
     "cv2": "camera",
     "onnxruntime": "cpu",
@@ -43,13 +46,14 @@ EXTRA_OF = {
 
 
 def need(module: str, extra: str = "") -> ModuleType:
-    """Imports an optional package, or says which extra brings it.
+    """Imports an optional package, or says which extra brings it. Signals wait until it is in.
 
     Raises:
         MissingDependency: it is not installed, its shared libraries do not load, or it raises something.
     """
     try:
-        return importlib.import_module(module)
+        with _unbroken():
+            return importlib.import_module(module)
     except ImportError as error:
         extra = extra or EXTRA_OF.get(module.split(".")[0], "dev")
         raise MissingDependency(
@@ -60,6 +64,25 @@ def need(module: str, extra: str = "") -> ModuleType:
         raise MissingDependency(
             f"{module} cannot be imported ({type(error).__name__}: {error}).", mend
         ) from error
+
+
+@contextmanager
+def _unbroken() -> Iterator[None]:
+    """Holds back the signals that end a command: where one breaks into a library that is being loaded, C++
+    code may abort the process, and Python code may fail in ways that tell of anything but a signal."""
+    told: list[int] = []
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, *ENDING):
+            if callable(signal.getsignal(number)):  # where it is the default's, the process is gone at once
+                before[number] = signal.signal(number, lambda number, frame: told.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if told:
+            signal.raise_signal(told[0])
 
 
 def version_printer(command: str) -> Callable[[bool], None]:
@@ -132,10 +155,10 @@ def fill_standard_files() -> None:
 
 @contextmanager
 def _terminable() -> Iterator[list[int]]:
-    """SIGTERM ends what runs as Ctrl-C does, so that nothing temporary stays behind; a second one ends it at
-    once. Yields a list that then holds its number.
+    """SIGTERM and SIGHUP (the terminal is closed; not with nohup) end what runs as Ctrl-C does, so that
+    nothing temporary stays behind; a second one ends it at once. Yields a list that then holds the number.
 
-    What handles SIGTERM itself, as `sdps-run` and `sdps-train` do, takes it over meanwhile.
+    What handles them itself, as `sdps-run` and `sdps-train` do, takes them over meanwhile.
     """
     told: list[int] = []
     owner = os.getpid()
@@ -148,20 +171,20 @@ def _terminable() -> Iterator[list[int]]:
         told.append(number)
         raise KeyboardInterrupt
 
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield told
-        return
-    signal.signal(signal.SIGTERM, end)
+    numbers = ENDING if threading.current_thread() is threading.main_thread() else ()
+    ours = [number for number in numbers if signal.getsignal(number) == signal.SIG_DFL]
+    for number in ours:
+        signal.signal(number, end)
     try:
         yield told
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in ours:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def failing_clearly(command: Command) -> Command:
-    """Turns an SdpsError of a command into one line on standard error and its exit code; Ctrl-C and SIGTERM
-    end it with 130 and 143. Standard error that is gone or closed ends nothing."""
+    """Turns an SdpsError of a command into one line on standard error and its exit code; Ctrl-C, SIGTERM and
+    SIGHUP end it with 130, 143 and 129. Standard error that is gone or closed ends nothing."""
 
     @functools.wraps(command)
     def wrapped(*args: Any, **kwargs: Any) -> Any:

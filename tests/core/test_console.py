@@ -28,6 +28,35 @@ def test_a_package_that_breaks_is_told_as_one_that_is_missing(
         need("not_there_at_all")
 
 
+SLOW_LIBRARY = """
+import os, signal, time
+os.kill(os.getpid(), signal.{name})
+try:
+    time.sleep(0.05)  # a handler that raises does it here, and this library tells it as something else
+except BaseException:
+    raise RuntimeError("cannot be imported")
+loaded = True
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_waits_for_a_library_that_is_being_loaded(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / f"slow_{name}.py").write_text(SLOW_LIBRARY.format(name=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    number = getattr(signal, name)
+    before = signal.signal(number, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            need(f"slow_{name}")
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, before)
+    assert sys.modules[f"slow_{name}"].loaded
+    assert need(f"slow_{name}").loaded
+
+
 LONG = """
 import signal, sys, time
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background jobs ignore
@@ -46,7 +75,10 @@ command()
 """
 
 
-@pytest.mark.parametrize(("number", "said"), [(signal.SIGTERM, "terminated"), (signal.SIGINT, "interrupted")])
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(signal.SIGTERM, "terminated"), (signal.SIGHUP, "terminated"), (signal.SIGINT, "interrupted")],
+)
 def test_a_signal_ends_a_command_and_leaves_nothing(number: int, said: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", LONG, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
